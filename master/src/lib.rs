@@ -1,0 +1,24 @@
+//! Vivarium: a CI master that runs each commit's suites in throw-away virtual machines.
+//!
+//! ```text
+//! [event] ─► [queue] ─► [placement] ─► [vm] ─► [session] ─► [result] ─► [report]
+//!               ▲                                               │
+//!               └────── again, only for infrastructure ─────────┘
+//! ```
+//!
+//! Data flows one way; what crosses between stages is a type of [`model`]. [`pipeline`] alone knows all the stages.
+
+pub mod cli;
+pub mod config;
+pub mod event;
+pub mod model;
+pub mod pipeline;
+pub mod placement;
+pub mod queue;
+pub mod report;
+pub mod result;
+pub mod session;
+pub mod source;
+pub mod store;
+pub mod vm;
+pub mod web;

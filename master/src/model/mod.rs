@@ -1,0 +1,29 @@
+//! The nouns that cross from one stage to the next: no I/O, no clock, no runtime.
+//!
+//! ```text
+//!  Intent ──► Build ──► Job ──► Attempt ──► Ending ──► CommitStatus
+//!  (event)    (source)  (queue) (vm, session) (result)  (report)
+//! ```
+
+mod attempt;
+mod build;
+mod ending;
+mod ids;
+mod intent;
+mod job;
+mod plan;
+mod platform;
+mod status;
+
+pub use attempt::{Attempt, Phase};
+pub use build::{Build, BuildState, NewBuild, Trigger};
+pub use ending::{Conclusion, Ending, Reason};
+pub use ids::{AttemptId, BuildId, JobId};
+pub use intent::{Intent, PullRequest};
+pub use job::{Job, JobState, NewJob, Priority};
+pub use plan::{JobPlan, Step, Timeouts};
+pub use platform::{
+    Architecture, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily, Platform,
+    PlatformKind, SshSpec,
+};
+pub use status::{CommitStatus, StatusState, TestCounts};
