@@ -29,6 +29,7 @@ CREATE TABLE builds (
     publish        BOOLEAN NOT NULL,
     title          TEXT    NOT NULL,
     author         TEXT,
+    event_at       BIGINT,
     -- JSON list of names.
     only_platforms TEXT    NOT NULL,
     -- preparing | running | finished
@@ -38,9 +39,6 @@ CREATE TABLE builds (
     changed_files  TEXT,
     reason         TEXT,
     message        TEXT,
-    -- A cancellation asked for while the build was being prepared.
-    cancel_reason  TEXT,
-    cancel_message TEXT,
     -- Tries of the preparation that failed through our fault.
     tries          BIGINT  NOT NULL DEFAULT 0,
     not_before     BIGINT  NOT NULL DEFAULT 0,

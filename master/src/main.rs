@@ -1,1 +1,8 @@
-fn main() {}
+//! The one binary; see [`vivarium::cli`].
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    vivarium::cli::run().await
+}

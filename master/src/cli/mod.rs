@@ -1,1 +1,170 @@
-//! cli
+//! The command line: one binary for the service and for those who use it.
+//!
+//! `serve`, `demo`, `doctor` and `check-config` work on this machine; the others speak to a running master over HTTP.
+
+mod check_config;
+mod client;
+mod demo;
+mod doctor;
+mod serve;
+mod show;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A CI master that runs each commit's suites in throw-away virtual machines.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the running master is, and how to authenticate.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Remote {
+    /// Address of the master.
+    #[arg(long, env = "VIVARIUM_URL", default_value = "http://127.0.0.1:8090", global = true)]
+    url: url::Url,
+    /// File with the token for requests that change something.
+    #[arg(long, env = "VIVARIUM_TOKEN_FILE", default_value = "/var/lib/vivarium/api-token", global = true)]
+    token_file: PathBuf,
+    /// Print JSON for scripts.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the master.
+    Serve {
+        /// The configuration file.
+        #[arg(long, short, env = "VIVARIUM_CONFIG", default_value = "/etc/vivarium/vivarium.toml")]
+        config: PathBuf,
+    },
+    /// Show the main job on this machine: a sample repository, two platforms, a commit, a merge.
+    Demo(demo::Options),
+    /// Check this machine and say what to do for each fault.
+    Doctor {
+        /// The configuration file; without one, the defaults are checked.
+        #[arg(long, short, env = "VIVARIUM_CONFIG")]
+        config: Option<PathBuf>,
+        /// Print JSON for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read a configuration, its platforms and secrets, and say what is wrong with them.
+    CheckConfig {
+        /// The configuration file, or a repository's `.vivarium.toml`.
+        #[arg(default_value = "/etc/vivarium/vivarium.toml")]
+        config: PathBuf,
+    },
+    /// Build a branch, tag or commit by hand.
+    Build {
+        /// The repository's name in the configuration.
+        #[arg(long)]
+        repo: String,
+        /// Branch, tag or commit.
+        #[arg(long = "ref")]
+        reference: String,
+        /// Only these platforms: names, tags or globs. May be given several times.
+        #[arg(long = "platform")]
+        platforms: Vec<String>,
+        /// Wait for the end; exit with 0 only if everything passed.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show the newest builds, or one build with its jobs.
+    Status {
+        /// A build, e.g. `build-12`.
+        build: Option<String>,
+        /// Only this repository's.
+        #[arg(long)]
+        repo: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Print a job's log.
+    Logs {
+        /// A job, e.g. `job-204`.
+        job: String,
+        /// Go on as it grows, until the job ends.
+        #[arg(long, short)]
+        follow: bool,
+        /// Start at this byte.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Cancel a build or a job.
+    Cancel {
+        /// `build-12` or `job-204`.
+        id: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Run a finished build or job again.
+    Rerun {
+        /// `build-12` or `job-204`.
+        id: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Runs the command line; the exit code is 0 only when what was asked for came out right.
+pub async fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(arguments.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Serve { config } => serve::serve(&config).await.map(done),
+        Command::Demo(options) => demo::demo(options).await,
+        Command::Doctor { config, json } => doctor::doctor(config.as_deref(), json).await,
+        Command::CheckConfig { config } => check_config::check_config(&config),
+        Command::Build {
+            repo,
+            reference,
+            platforms,
+            wait,
+            remote,
+        } => show::build(&remote, repo, reference, platforms, wait).await,
+        Command::Status {
+            build,
+            repo,
+            remote,
+        } => show::status(&remote, build, repo).await.map(done),
+        Command::Logs {
+            job,
+            follow,
+            from,
+            remote,
+        } => show::logs(&remote, &job, follow, from).await.map(done),
+        Command::Cancel { id, remote } => show::act(&remote, &id, "cancel").await.map(done),
+        Command::Rerun { id, remote } => show::act(&remote, &id, "rerun").await.map(done),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "vivarium",
+                &mut std::io::stdout(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

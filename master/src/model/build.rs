@@ -91,6 +91,8 @@ pub struct NewBuild {
     pub publish: bool,
     pub title: String,
     pub author: Option<String>,
+    /// When the event's subject changed, by GitHub's clock.
+    pub event_at: Option<Timestamp>,
     /// Platforms a person asked for; empty: the suites' own.
     pub only_platforms: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! What an event asks for: the outcome of reading a delivery, a poll, or a person's request.
 
 use super::Reason;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A pull request as an event tells of it.
@@ -11,6 +12,8 @@ pub struct PullRequest {
     pub author: Option<String>,
     pub head_sha: String,
     pub base_ref: String,
+    /// When GitHub says it changed last: events may arrive out of order.
+    pub updated_at: Option<Timestamp>,
     /// From another repository: its author is a stranger.
     pub from_fork: bool,
 }

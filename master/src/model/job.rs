@@ -88,7 +88,7 @@ pub struct Job {
     pub plan: JobPlan,
     pub priority: Priority,
     pub state: JobState,
-    /// How many attempts were begun.
+    /// How many attempts were begun since it was queued, or queued again by a person.
     pub attempts: i64,
     /// The attempt under way, or the last one.
     pub attempt: Option<AttemptId>,

@@ -49,18 +49,19 @@ fn from_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
     })
 }
 
+/// Begins the job's next attempt.
 pub async fn insert(
     tx: &mut SqliteConnection,
     job: JobId,
-    number: i64,
     platform: &str,
     now: Timestamp,
 ) -> Result<AttemptId, StoreError> {
     let id = sqlx::query_scalar(
-        "INSERT INTO attempts (job, number, platform, phase, phases) VALUES (?, ?, ?, ?, ?) RETURNING id",
+        "INSERT INTO attempts (job, number, platform, phase, phases) \
+         VALUES (?, (SELECT COALESCE(MAX(number), 0) + 1 FROM attempts WHERE job = ?), ?, ?, ?) RETURNING id",
     )
     .bind(job.0)
-    .bind(number)
+    .bind(job.0)
     .bind(platform)
     .bind(Phase::Placed.as_str())
     .bind(json("phases", &[(Phase::Placed, millis(now))])?)

@@ -1,0 +1,93 @@
+//! Speaks to a running master.
+
+use super::Remote;
+use crate::web::{ApiToken, BuildView, JobView};
+use anyhow::{Context, bail};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// A master that does not answer in this time is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A master somewhere; requests that change something read the token.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    remote: Remote,
+}
+
+impl Client {
+    pub(super) fn new(remote: &Remote) -> anyhow::Result<Client> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()
+            .context("cannot set up HTTP")?;
+        Ok(Client {
+            http,
+            remote: remote.clone(),
+        })
+    }
+
+    pub(super) async fn builds(&self, repository: Option<&str>) -> anyhow::Result<Vec<BuildView>> {
+        let request = self.request(Method::GET, "api/builds")?;
+        let query: Vec<(&str, &str)> = repository.map(|name| ("repository", name)).into_iter().collect();
+        self.json(request.query(&query)).await
+    }
+
+    pub(super) async fn build(&self, id: &str) -> anyhow::Result<BuildView> {
+        self.json(self.request(Method::GET, &format!("api/builds/{id}"))?).await
+    }
+
+    pub(super) async fn job(&self, id: &str) -> anyhow::Result<JobView> {
+        self.json(self.request(Method::GET, &format!("api/jobs/{id}"))?).await
+    }
+
+    /// The log from a byte on: its bytes as they come.
+    pub(super) async fn log(&self, id: &str, from: u64) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, &format!("api/jobs/{id}/log"))?;
+        self.send(request.query(&[("from", from)])).await
+    }
+
+    /// A request that changes something.
+    pub(super) async fn act<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> anyhow::Result<T> {
+        let token = ApiToken::read(&self.remote.token_file).context(
+            "acts need the master's token\nhint: give --token-file, the file `api-token` in the master's data folder",
+        )?;
+        let request = self.request(Method::POST, path)?;
+        self.json(request.bearer_auth(token.expose()).json(body)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
+        let url = self
+            .remote
+            .url
+            .join(path)
+            .with_context(|| format!("`{}` is no address of a master", self.remote.url))?;
+        Ok(self.http.request(method, url))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.with_context(|| {
+            format!(
+                "no master answers at {}\nhint: start one with `vivarium serve`, or give --url",
+                self.remote.url
+            )
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body: serde_json::Value = response.json().await.unwrap_or_default();
+        match body.get("error").and_then(|error| error.as_str()) {
+            Some(error) => bail!("{error}"),
+            None => bail!("the master answered {status}"),
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
+        let response = self.send(request).await?;
+        response.json().await.context("the master's answer is not understood")
+    }
+}

@@ -1,0 +1,327 @@
+//! One attempt, from its slot to its end: VM, session, work, result, clean-up.
+//!
+//! ```text
+//!  placed ─► booting ─► connecting ─► sending source ─► running ─► collecting ─► cleaning up ─► ended
+//!     └──────────┴───────────┴──────────────┴──────────────┴────────────┴──────────────▲
+//! ```
+//!
+//! Each step looks at what is there first, so that a driver started for an attempt that is under way takes it up
+//! where it is. Whatever happened, the way leads through cleaning up.
+
+use super::ledger::{JobOutcome, Ledger};
+use super::transcript;
+use super::work::Work;
+use crate::config::{Config, Platforms};
+use crate::model::{
+    Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
+};
+use crate::result::{Logs, Objects};
+use crate::session::{Agent, Endpoint, GuestSpec};
+use crate::source::Sources;
+use crate::vm::{Accelerator, Machines, VmError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// The end of the console that goes into an attempt's record.
+const CONSOLE_TAIL: usize = 16 * 1024;
+/// Tries to destroy a VM before it is left to the sweep.
+const DESTROY_TRIES: u32 = 3;
+
+/// What drivers work with; shared by all.
+#[derive(Debug)]
+pub struct Machinery {
+    pub config: Arc<Config>,
+    pub platforms: Platforms,
+    pub machines: Machines,
+    pub sources: Sources,
+    pub logs: Logs,
+    pub objects: Objects,
+}
+
+/// Drives one attempt.
+#[derive(Debug)]
+pub struct Driver {
+    pub(super) ledger: Ledger,
+    pub(super) machinery: Arc<Machinery>,
+    pub(super) build: Build,
+    pub(super) job: Job,
+    pub(super) attempt: Attempt,
+    pub(super) cancelled: watch::Receiver<Option<Ending>>,
+}
+
+impl Driver {
+    pub fn new(
+        ledger: Ledger,
+        machinery: Arc<Machinery>,
+        build: Build,
+        job: Job,
+        attempt: Attempt,
+        cancelled: watch::Receiver<Option<Ending>>,
+    ) -> Driver {
+        Driver {
+            ledger,
+            machinery,
+            build,
+            job,
+            attempt,
+            cancelled,
+        }
+    }
+
+    /// Runs the attempt to its end.
+    #[tracing::instrument(name = "attempt", skip_all, fields(job = %self.job.id, vm = %self.attempt.id, platform = self.job.platform))]
+    pub async fn run(mut self) {
+        if self.attempt.phase < Phase::CleaningUp {
+            let ending = match self.work().await {
+                Ok(()) => Ending::new(Reason::Passed, "Passed"),
+                Err(ending) => ending,
+            };
+            self.conclude(ending).await;
+        }
+        self.clean_up().await;
+    }
+
+    async fn work(&mut self) -> Result<(), Ending> {
+        let platform = self
+            .machinery
+            .platforms
+            .get(&self.job.platform)
+            .map_err(|why| Ending::new(Reason::PlatformUnavailable, why))?;
+        let is_rerun = self.job.attempts == 1 && self.attempt.number > 1;
+        if is_rerun && self.attempt.phase == Phase::Placed {
+            // Taken up again by a person: the log begins anew.
+            if let Err(error) = self.machinery.logs.remove(self.job.id).await {
+                tracing::warn!(%error, "the log of the earlier run cannot be removed");
+            }
+        }
+        let mut log = self
+            .machinery
+            .logs
+            .writer(self.job.id)
+            .await
+            .map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
+        if self.attempt.phase == Phase::Placed {
+            transcript::opening(&mut log, &self.attempt, &self.build).await?;
+        }
+        let mut cancelled = self.cancelled.clone();
+        let agent = tokio::select! {
+            agent = self.reach_agent(&platform) => agent?,
+            ending = asked_to_cancel(&mut cancelled) => return Err(ending),
+        };
+        Work::new(self, platform, log, agent).run().await
+    }
+
+    /// Brings the machine up, unless it is, and connects to it.
+    async fn reach_agent(&mut self, platform: &Platform) -> Result<Agent, Ending> {
+        match &platform.kind {
+            PlatformKind::Vm { console, .. } => {
+                let port = self.boot(platform, console).await?;
+                self.connect(platform, "127.0.0.1", port).await
+            }
+            PlatformKind::Ssh { host } => {
+                self.enter(Phase::Connecting).await?;
+                self.connect(platform, host, platform.ssh.port).await
+            }
+        }
+    }
+
+    async fn boot(&mut self, platform: &Platform, console: &ConsoleSpec) -> Result<u16, Ending> {
+        let machines = &self.machinery.machines;
+        let id = self.attempt.id;
+        let is_taken_up = self.attempt.phase > Phase::Booting;
+        if is_taken_up && !machines.is_running(id).await.map_err(host_error)? {
+            let message = "The VM was gone when the master came back to it";
+            return Err(Ending::new(Reason::GuestDied, message));
+        }
+        let port = machines.start(id, platform).await.map_err(host_error)?;
+        self.ledger
+            .store
+            .record_ssh_port(id, port)
+            .await
+            .map_err(store_error)?;
+        if is_taken_up {
+            return Ok(port);
+        }
+        self.enter(Phase::Booting).await?;
+        if let Some(marker) = &console.ready_marker {
+            let deadline = self.scaled(platform.boot_deadline_secs);
+            match timeout(deadline, self.machinery.machines.wait_for_console(id, marker)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(VmError::Gone(why))) => {
+                    return Err(Ending::new(
+                        Reason::BootDeadline,
+                        format!("The VM of {} ended while it booted: {why}", platform.name),
+                    ));
+                }
+                Ok(Err(error)) => return Err(host_error(error)),
+                Err(_) => {
+                    return Err(Ending::new(
+                        Reason::BootDeadline,
+                        format!(
+                            "{} did not finish booting in {} s: its console never showed `{marker}`",
+                            platform.name,
+                            deadline.as_secs()
+                        ),
+                    ));
+                }
+            }
+            self.enter(Phase::Connecting).await?;
+        }
+        Ok(port)
+    }
+
+    /// Connects to the agent before the deadline, or until the VM is gone.
+    pub(super) async fn connect(
+        &self,
+        platform: &Platform,
+        host: &str,
+        port: u16,
+    ) -> Result<Agent, Ending> {
+        let endpoint = Endpoint {
+            host: host.to_owned(),
+            port,
+            user: platform.ssh.user.clone(),
+            key: platform.ssh.key.clone(),
+            host_key: platform.ssh.host_key.clone(),
+            name: self.attempt.id.to_string(),
+        };
+        let guest = GuestSpec {
+            os: platform.os,
+            arch: platform.arch,
+            state_dir: state_dir(platform),
+        };
+        // Without a console marker nobody knows when the boot ends: its time counts to this wait.
+        let has_booted = self.attempt.phase > Phase::Booting;
+        let secs = match has_booted {
+            true => platform.connect_deadline_secs,
+            false => platform.connect_deadline_secs + platform.boot_deadline_secs,
+        };
+        let deadline = self.scaled(secs);
+        tokio::select! {
+            connected = timeout(deadline, Agent::connect(&endpoint, &guest)) => match connected {
+                Ok(Ok(agent)) => Ok(agent),
+                Ok(Err(error)) => Err(Ending::new(Reason::ConnectDeadline, format!("Cannot work on {}: {error}", platform.name))),
+                Err(_) => Err(Ending::new(
+                    if has_booted { Reason::ConnectDeadline } else { Reason::BootDeadline },
+                    format!("{} did not answer by SSH in {} s", platform.name, deadline.as_secs()),
+                )),
+            },
+            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} ended before it could be used: {why}", platform.name))),
+        }
+    }
+
+    /// Resolves when the VM is gone; never for a machine that is none of ours.
+    pub(super) async fn machine_gone(&self, platform: &Platform) -> String {
+        match platform.kind {
+            PlatformKind::Vm { .. } => {
+                let gone = self.machinery.machines.wait_gone(self.attempt.id).await;
+                gone.to_string()
+            }
+            PlatformKind::Ssh { .. } => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Ending> {
+        if self.attempt.phase < phase {
+            self.ledger
+                .enter_phase(&self.attempt, phase)
+                .await
+                .map_err(store_error)?;
+            self.attempt.phase = phase;
+        }
+        Ok(())
+    }
+
+    /// A deadline of a platform's file, longer where guests run without KVM.
+    fn scaled(&self, secs: u64) -> Duration {
+        let scale = match self.machinery.machines.accelerator() {
+            Accelerator::Kvm => 1,
+            Accelerator::Tcg => self.machinery.config.hypervisor.tcg_deadline_scale,
+        };
+        Duration::from_secs(secs) * scale
+    }
+
+    /// Writes the outcome down, to the end of the log and into the rows.
+    async fn conclude(&self, ending: Ending) {
+        let tail = match ending.conclusion() {
+            Conclusion::InfrastructureError => {
+                let machines = &self.machinery.machines;
+                Some(machines.console_tail(self.attempt.id, CONSOLE_TAIL).await)
+                    .filter(|tail| !tail.is_empty())
+            }
+            Conclusion::Success
+            | Conclusion::Failure
+            | Conclusion::TimedOut
+            | Conclusion::Cancelled => None,
+        };
+        let retries = i64::from(self.machinery.config.limits.infrastructure_retries);
+        let is_last = !ending.reason.is_worth_a_retry() || self.job.attempts > retries;
+        if let Ok(mut log) = self.machinery.logs.writer(self.job.id).await
+            && let Err(error) = transcript::closing(&mut log, &ending, is_last, tail.as_deref()).await
+        {
+            tracing::warn!(error = error.message, "the end of the log cannot be written");
+        }
+        loop {
+            match self.ledger.conclude(&self.attempt, &ending, tail.as_deref()).await {
+                Ok(JobOutcome::Finished) => {
+                    tracing::info!(reason = ending.reason.as_str(), message = ending.message, "job finished");
+                    self.seal_log().await;
+                    return;
+                }
+                Ok(JobOutcome::Retried) => {
+                    tracing::warn!(reason = ending.reason.as_str(), message = ending.message, "attempt failed; the job is queued again");
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the outcome cannot be recorded; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn seal_log(&self) {
+        if let Err(error) = self.machinery.logs.seal(self.job.id).await {
+            tracing::warn!(%error, "the log stays in its segments until the next start");
+        }
+    }
+
+    async fn clean_up(&self) {
+        let machines = &self.machinery.machines;
+        for number in 1..=DESTROY_TRIES {
+            match machines.destroy(self.attempt.id).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, number, "the VM cannot be destroyed");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        if let Err(error) = self.ledger.end_attempt(self.attempt.id).await {
+            tracing::error!(%error, "the end of the attempt cannot be recorded");
+        }
+    }
+}
+
+/// Resolves with the wish, once somebody has it.
+pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Ending>>) -> Ending {
+    match cancelled.wait_for(Option::is_some).await.map(|wish| wish.clone()) {
+        Ok(Some(ending)) => ending,
+        // The scheduler is gone: the master stops, and the guest is left for its next start.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+pub(super) fn state_dir(platform: &Platform) -> String {
+    platform.state_dir.clone()
+}
+
+pub(super) fn host_error(error: VmError) -> Ending {
+    Ending::new(Reason::HostError, error.to_string())
+}
+
+pub(super) fn store_error(error: crate::store::StoreError) -> Ending {
+    Ending::new(Reason::HostError, error.to_string())
+}

@@ -1,0 +1,290 @@
+//! From events to builds: deliveries that were stored, branches that are polled, wishes of people.
+//!
+//! Each becomes an [`Intent`]; applying one twice does no harm, because a build's key says what it means.
+
+use super::ledger::{Ledger, OlderBuilds, was_cancelled};
+use crate::config::{Config, OnNewCommit, RepositoryConfig};
+use crate::event::interpret::{Interpreted, interpret};
+use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Reason, Trigger};
+use crate::source::Sources;
+use crate::store::builds::Inserted;
+use anyhow::{Context, bail};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often stored deliveries are looked for without a wake-up.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Deliveries taken in one look.
+const BATCH: i64 = 50;
+
+/// Turns events into builds; clones share it.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    pub ledger: Ledger,
+    pub sources: Sources,
+    pub config: Arc<Config>,
+}
+
+impl Intake {
+    /// Acts on stored deliveries, oldest first, for ever.
+    pub async fn run_deliveries(self, wake: Arc<tokio::sync::Notify>) {
+        loop {
+            match self.look_at_deliveries().await {
+                Ok(0) => {
+                    tokio::select! {
+                        () = wake.notified() => {}
+                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "deliveries cannot be acted upon; trying again");
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    async fn look_at_deliveries(&self) -> anyhow::Result<usize> {
+        let stored = self.ledger.store.stored_deliveries(BATCH).await?;
+        for delivery in &stored {
+            match self.act_on(&delivery.event, &delivery.body).await {
+                Ok(outcome) => {
+                    tracing::info!(guid = delivery.guid, event = delivery.event, outcome, "delivery");
+                    self.ledger.store.finish_delivery(delivery.id, &outcome).await?;
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::warn!(guid = delivery.guid, event = delivery.event, why, "delivery not acted upon");
+                    self.ledger.store.fail_delivery(delivery.id, &why).await?;
+                }
+            }
+        }
+        Ok(stored.len())
+    }
+
+    async fn act_on(&self, event: &str, body: &[u8]) -> anyhow::Result<String> {
+        let Interpreted {
+            repository,
+            intents,
+        } = interpret(event, body, &self.config)?;
+        let mut outcomes = Vec::new();
+        for intent in intents {
+            outcomes.push(match (intent, &repository) {
+                (Intent::Nothing { why }, _) => why,
+                (intent, Some(name)) => {
+                    let repository = self
+                        .config
+                        .repository(name)
+                        .with_context(|| format!("repository `{name}` is not configured"))?;
+                    self.apply(repository, intent, Trigger::Push).await?
+                }
+                (_, None) => "the event names no repository".to_owned(),
+            });
+        }
+        Ok(outcomes.join("; "))
+    }
+
+    /// Does what an intent asks for; the answer is a sentence for the delivery's record.
+    pub async fn apply(
+        &self,
+        repository: &RepositoryConfig,
+        intent: Intent,
+        origin: Trigger,
+    ) -> anyhow::Result<String> {
+        match intent {
+            Intent::BuildPullRequest(pull_request) => {
+                self.build_pull_request(repository, pull_request).await
+            }
+            Intent::BuildCommit {
+                branch,
+                sha,
+                title,
+                author,
+                merged_pull_request,
+                before: _,
+            } => {
+                let trigger = match merged_pull_request {
+                    Some(_) => Trigger::Merge,
+                    None => origin,
+                };
+                let new = commit_build(repository, &branch, sha, title, author, trigger);
+                Ok(said(self.ledger.open_build(&new, OlderBuilds::Keep).await?))
+            }
+            Intent::CancelPullRequest { number, reason } => {
+                let ending = Ending::new(reason, format!("Pull request {number} was closed"));
+                let count = self
+                    .ledger
+                    .cancel_pull_request(&repository.name, number, &ending)
+                    .await?;
+                Ok(format!("{count} builds of pull request {number} cancelled"))
+            }
+            Intent::BuildRef {
+                reference,
+                platforms,
+            } => {
+                let id = self.build_ref(repository, &reference, platforms).await?;
+                Ok(format!("{id}"))
+            }
+            Intent::Nothing { why } => Ok(why),
+        }
+    }
+
+    async fn build_pull_request(
+        &self,
+        repository: &RepositoryConfig,
+        pull_request: PullRequest,
+    ) -> anyhow::Result<String> {
+        let new = NewBuild {
+            repository: repository.name.clone(),
+            trigger: Trigger::PullRequest,
+            key: format!(
+                "pull:{}:{}:{}",
+                pull_request.number, pull_request.base_ref, pull_request.head_sha
+            ),
+            reference: format!("refs/pull/{}/head", pull_request.number),
+            pull_request: Some(pull_request.number),
+            base_ref: Some(pull_request.base_ref),
+            head_sha: pull_request.head_sha,
+            from_fork: pull_request.from_fork,
+            publish: false,
+            title: pull_request.title,
+            author: pull_request.author,
+            event_at: pull_request.updated_at,
+            only_platforms: Vec::new(),
+        };
+        let older = match repository.on_new_commit {
+            OnNewCommit::Cancel => OlderBuilds::Cancel,
+            OnNewCommit::Queue => OlderBuilds::Keep,
+        };
+        let inserted = self.ledger.open_build(&new, older).await?;
+        if let Inserted::Known(id) = inserted
+            && let Some(build) = self.ledger.store.build(id).await?
+            && was_cancelled(&build)
+            && build.ending.is_some_and(|e| e.reason == Reason::Closed)
+        {
+            self.ledger.rerun(id, None).await?;
+            return Ok(format!("{id} taken up again: the pull request was reopened"));
+        }
+        Ok(said(inserted))
+    }
+
+    /// Builds a ref because a person asks for it, whether or not it was built before.
+    pub async fn build_ref(
+        &self,
+        repository: &RepositoryConfig,
+        reference: &str,
+        platforms: Vec<String>,
+    ) -> anyhow::Result<BuildId> {
+        self.sources.fetch(repository, &[reference]).await?;
+        let sha = self.sources.resolve(repository, reference).await?;
+        let info = self.sources.commit_info(repository, &sha).await?;
+        let new = NewBuild {
+            repository: repository.name.clone(),
+            trigger: Trigger::Manual,
+            key: format!("manual:{:032x}", rand::random::<u128>()),
+            reference: reference.to_owned(),
+            pull_request: None,
+            base_ref: None,
+            head_sha: sha,
+            from_fork: false,
+            publish: false,
+            title: info.title,
+            author: Some(info.author),
+            event_at: None,
+            only_platforms: platforms,
+        };
+        match self.ledger.open_build(&new, OlderBuilds::Keep).await? {
+            Inserted::New(id) => Ok(id),
+            Inserted::Known(id) => bail!("{id} has the same random key; try again"),
+        }
+    }
+
+    /// Polls one repository for ever.
+    pub async fn run_poll(self, repository: RepositoryConfig, every: Duration) {
+        let mut was_unreachable = false;
+        loop {
+            match self.poll(&repository).await {
+                Ok(()) if was_unreachable => {
+                    was_unreachable = false;
+                    tracing::info!(repository = repository.name, "repository can be read again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    // Said once, not every few seconds.
+                    if !was_unreachable {
+                        tracing::warn!(
+                            repository = repository.name,
+                            error = format!("{error:#}"),
+                            "repository cannot be polled; trying again"
+                        );
+                    }
+                    was_unreachable = true;
+                }
+            }
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// One look: every commit since the last one that has a build, in order, branch by branch.
+    async fn poll(&self, repository: &RepositoryConfig) -> anyhow::Result<()> {
+        self.sources.refresh(repository).await?;
+        let read = self.ledger.store.branches_of(&repository.name).await?;
+        for (branch, tip) in self.sources.branches(repository).await? {
+            if !repository.tests_branch(&branch) || read.get(&branch) == Some(&tip) {
+                continue;
+            }
+            let since = read.get(&branch).map(String::as_str);
+            for commit in self.sources.new_commits(repository, &tip, since).await? {
+                let new = commit_build(
+                    repository,
+                    &branch,
+                    commit.sha,
+                    commit.title,
+                    Some(commit.author),
+                    Trigger::Poll,
+                );
+                let inserted = self.ledger.open_polled_build(&new, &branch).await?;
+                tracing::info!(repository = repository.name, branch, sha = new.head_sha, outcome = said(inserted), "commit");
+            }
+            self.ledger
+                .advance_branch(&repository.name, &branch, &tip)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+fn commit_build(
+    repository: &RepositoryConfig,
+    branch: &str,
+    sha: String,
+    title: String,
+    author: Option<String>,
+    trigger: Trigger,
+) -> NewBuild {
+    let publish = repository.publishes_branch(branch);
+    NewBuild {
+        repository: repository.name.clone(),
+        trigger,
+        // A merge and the push that it makes mean the same build.
+        key: format!("commit:{sha}:{}", if publish { "publish" } else { "test" }),
+        reference: format!("refs/heads/{branch}"),
+        pull_request: None,
+        base_ref: Some(branch.to_owned()),
+        head_sha: sha,
+        from_fork: false,
+        publish,
+        title,
+        author,
+        event_at: None,
+        only_platforms: Vec::new(),
+    }
+}
+
+fn said(inserted: Inserted) -> String {
+    match inserted {
+        Inserted::New(id) => format!("{id}"),
+        Inserted::Known(id) => format!("{id} already tests this commit"),
+    }
+}

@@ -1,0 +1,513 @@
+//! Every change of state, together with what GitHub shall show of it, in one transaction.
+//!
+//! In come decisions of the other files of this folder; out go rows, and a wake-up for whoever acts on them next.
+//! Nothing here talks to libvirt, a guest or GitHub.
+
+use super::signals::Signals;
+use crate::config::Config;
+use crate::model::{
+    Attempt, AttemptId, Build, BuildId, BuildState, Conclusion, Ending, Job, JobId, JobState, NewBuild, NewJob,
+    Phase, Priority, Reason,
+};
+use crate::report::wording;
+use crate::store::builds::{Inserted, Prepared};
+use crate::store::{Store, StoreError, attempts, branches, builds, jobs, results, statuses};
+use jiff::{SignedDuration, Timestamp};
+use sqlx::SqliteConnection;
+use std::sync::Arc;
+use url::Url;
+
+/// The pause before the first retry after an infrastructure error; each further one doubles it.
+const RETRY_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+
+/// Writes the state down; clones share it.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pub store: Store,
+    signals: Signals,
+    config: Arc<Config>,
+    public_url: Url,
+}
+
+/// What became of a job with its attempt's ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobOutcome {
+    Finished,
+    /// It waits for a fresh VM.
+    Retried,
+}
+
+/// What a new build does to unfinished ones of the same pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OlderBuilds {
+    Keep,
+    Cancel,
+}
+
+impl Ledger {
+    pub fn new(store: Store, signals: Signals, config: Arc<Config>, public_url: Url) -> Ledger {
+        Ledger {
+            store,
+            signals,
+            config,
+            public_url,
+        }
+    }
+
+    /// Adds a build, unless an event that means the same did so before.
+    pub async fn open_build(
+        &self,
+        new: &NewBuild,
+        older: OlderBuilds,
+    ) -> Result<Inserted, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let inserted = builds::insert(&mut tx, new, now).await?;
+        match (inserted, new.pull_request) {
+            (Inserted::New(id), Some(number)) if older == OlderBuilds::Cancel => {
+                self.supersede(&mut tx, id, new, number, now).await?;
+            }
+            (Inserted::New(_) | Inserted::Known(_), _) => {}
+        }
+        let (Inserted::New(id) | Inserted::Known(id)) = inserted;
+        self.write_statuses(&mut tx, id, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(inserted)
+    }
+
+    /// Of two commits of a pull request, the one that GitHub saw later stays.
+    async fn supersede(
+        &self,
+        tx: &mut SqliteConnection,
+        id: BuildId,
+        new: &NewBuild,
+        number: i64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let others = builds::unfinished_of_pull_request(tx, &new.repository, number).await?;
+        let newer = others.iter().find(|other| {
+            other.id != id && matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b)
+        });
+        if let Some(newer) = newer {
+            let ending = Ending::new(
+                Reason::Superseded,
+                format!("Superseded by {}", short(&newer.new.head_sha)),
+            );
+            return self.cancel_in(tx, id, &ending, now).await;
+        }
+        let ending = Ending::new(
+            Reason::Superseded,
+            format!("Superseded by {}", short(&new.head_sha)),
+        );
+        for other in others.iter().filter(|other| other.id != id) {
+            self.cancel_in(tx, other.id, &ending, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the build of a polled branch's commit and remembers that the branch was read so far.
+    pub async fn open_polled_build(
+        &self,
+        new: &NewBuild,
+        branch: &str,
+    ) -> Result<Inserted, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let inserted = builds::insert(&mut tx, new, now).await?;
+        branches::advance(&mut tx, &new.repository, branch, &new.head_sha).await?;
+        let (Inserted::New(id) | Inserted::Known(id)) = inserted;
+        self.write_statuses(&mut tx, id, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(inserted)
+    }
+
+    /// Remembers how far a branch was read, without a build.
+    pub async fn advance_branch(
+        &self,
+        repository: &str,
+        branch: &str,
+        sha: &str,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.store.write().await?;
+        branches::advance(&mut tx, repository, branch, sha).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The build's jobs are known: they queue.
+    pub async fn record_preparation(
+        &self,
+        build: &Build,
+        found: &Prepared,
+        new_jobs: &[NewJob],
+    ) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        if builds::prepared(&mut tx, build.id, found).await? {
+            let priority = Priority::of(build.new.trigger);
+            for new in new_jobs {
+                jobs::insert(&mut tx, build.id, &build.new.repository, priority, new, now).await?;
+            }
+            self.write_statuses(&mut tx, build.id, now).await?;
+        }
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Ends a build that has no jobs to end it.
+    pub async fn end_build(&self, id: BuildId, ending: &Ending) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        builds::finish(&mut tx, id, ending, now).await?;
+        self.write_statuses(&mut tx, id, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Puts a preparation off that failed through our fault; `None` when it failed too often.
+    pub async fn put_off_preparation(&self, id: BuildId) -> Result<Option<Timestamp>, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let tries = builds::put_off(&mut tx, id, now).await?;
+        if tries > i64::from(self.config.limits.infrastructure_retries) {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let until = now + pause_before(tries);
+        sqlx::query("UPDATE builds SET not_before = ? WHERE id = ?")
+            .bind(until.as_millisecond())
+            .bind(id.0)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Some(until))
+    }
+
+    /// Gives a queued job a slot. `None` when it is not queued any more.
+    pub async fn place(&self, job: JobId) -> Result<Option<Attempt>, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let Some(mut row) = jobs::get(&mut tx, job).await? else {
+            return Ok(None);
+        };
+        let attempt =
+            attempts::insert(&mut tx, job, &row.platform, now).await?;
+        let from = row.state;
+        row.state = JobState::Running;
+        row.attempts += 1;
+        row.attempt = Some(attempt);
+        row.started_at = row.started_at.or(Some(now));
+        if !jobs::move_to(&mut tx, from, &row).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        self.write_statuses(&mut tx, row.build, now).await?;
+        let attempt = attempts::get(&mut tx, attempt).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(attempt)
+    }
+
+    /// Moves an attempt on, before its outcome is known.
+    pub async fn enter_phase(&self, attempt: &Attempt, phase: Phase) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        attempts::move_to(&mut tx, attempt.id, phase, None, None, now).await?;
+        if let Some(job) = jobs::get(&mut tx, attempt.job).await? {
+            self.write_statuses(&mut tx, job.build, now).await?;
+        }
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Records an attempt's outcome and what it means for the job and the build. Safe to repeat.
+    pub async fn conclude(
+        &self,
+        attempt: &Attempt,
+        ending: &Ending,
+        console_tail: Option<&str>,
+    ) -> Result<JobOutcome, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        attempts::move_to(
+            &mut tx,
+            attempt.id,
+            Phase::CleaningUp,
+            Some(ending),
+            console_tail,
+            now,
+        )
+        .await?;
+        let job = jobs::get(&mut tx, attempt.job).await?;
+        let mut outcome = JobOutcome::Finished;
+        if let Some(mut job) = job.filter(|job| {
+            job.state == JobState::Running && job.attempt == Some(attempt.id)
+        }) {
+            let from = job.state;
+            let retries = i64::from(self.config.limits.infrastructure_retries);
+            match &job.cancel {
+                None if ending.reason.is_worth_a_retry() && job.attempts <= retries => {
+                    job.state = JobState::Queued;
+                    job.not_before = now + pause_before(job.attempts);
+                    outcome = JobOutcome::Retried;
+                }
+                cancel => {
+                    let ending = match cancel {
+                        // Asked to cancel while it failed through our fault: the wish is the better reason.
+                        Some(wish) if ending.conclusion() == Conclusion::InfrastructureError => {
+                            wish.clone()
+                        }
+                        Some(_) | None => ending.clone(),
+                    };
+                    job.state = JobState::Finished;
+                    job.ending = Some(ending);
+                    job.finished_at = Some(now);
+                }
+            }
+            jobs::move_to(&mut tx, from, &job).await?;
+            self.settle_build(&mut tx, job.build, now).await?;
+        }
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(outcome)
+    }
+
+    /// The attempt's machine is gone and its files are removed.
+    pub async fn end_attempt(&self, id: AttemptId) -> Result<(), StoreError> {
+        let mut tx = self.store.write().await?;
+        attempts::move_to(&mut tx, id, Phase::Ended, None, None, Timestamp::now()).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Ends a queued job that cannot run.
+    pub async fn refuse(&self, job: JobId, ending: &Ending) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        self.finish_queued(&mut tx, job, ending, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Cancels a build: queued jobs end at once, running ones as soon as their driver hears of it.
+    pub async fn cancel_build(&self, id: BuildId, ending: &Ending) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        self.cancel_in(&mut tx, id, ending, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Cancels all unfinished builds of a pull request; says how many.
+    pub async fn cancel_pull_request(
+        &self,
+        repository: &str,
+        number: i64,
+        ending: &Ending,
+    ) -> Result<usize, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let unfinished = builds::unfinished_of_pull_request(&mut tx, repository, number).await?;
+        for build in &unfinished {
+            self.cancel_in(&mut tx, build.id, ending, now).await?;
+        }
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(unfinished.len())
+    }
+
+    /// Cancels one job.
+    pub async fn cancel_job(&self, id: JobId, ending: &Ending) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        jobs::ask_to_cancel(&mut tx, id, ending).await?;
+        self.finish_queued(&mut tx, id, ending, now).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(())
+    }
+
+    /// Queues finished jobs again; those that still wait or run are left alone. Says how many were taken up.
+    pub async fn rerun(&self, build: BuildId, only: Option<JobId>) -> Result<usize, StoreError> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let all = jobs::of_build(&mut tx, build).await?;
+        let mut taken_up = 0;
+        if all.is_empty() {
+            builds::prepare_again(&mut tx, build).await?;
+            taken_up = 1;
+        }
+        for mut job in all {
+            if job.state != JobState::Finished || only.is_some_and(|id| id != job.id) {
+                continue;
+            }
+            job.state = JobState::Queued;
+            job.cancel = None;
+            job.ending = None;
+            job.finished_at = None;
+            job.started_at = None;
+            job.queued_at = now;
+            job.not_before = now;
+            job.attempts = 0;
+            if jobs::rerun(&mut tx, &job).await? {
+                taken_up += 1;
+            }
+        }
+        if taken_up > 0 {
+            builds::reopen(&mut tx, build).await?;
+            self.write_statuses_as(&mut tx, build, statuses::Reopen::Yes, now)
+                .await?;
+        }
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(taken_up)
+    }
+
+    async fn cancel_in(
+        &self,
+        tx: &mut SqliteConnection,
+        id: BuildId,
+        ending: &Ending,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let all = jobs::of_build(tx, id).await?;
+        if all.is_empty() {
+            builds::finish(tx, id, ending, now).await?;
+            return self.write_statuses(tx, id, now).await;
+        }
+        for job in all {
+            jobs::ask_to_cancel(tx, job.id, ending).await?;
+            self.finish_queued(tx, job.id, ending, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_queued(
+        &self,
+        tx: &mut SqliteConnection,
+        id: JobId,
+        ending: &Ending,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(mut job) = jobs::get(tx, id).await? else {
+            return Ok(());
+        };
+        if job.state != JobState::Queued {
+            return Ok(());
+        }
+        job.state = JobState::Finished;
+        job.ending = Some(ending.clone());
+        job.finished_at = Some(now);
+        jobs::move_to(tx, JobState::Queued, &job).await?;
+        self.settle_build(tx, job.build, now).await
+    }
+
+    /// Ends the build when its last job has ended, and writes its statuses.
+    async fn settle_build(
+        &self,
+        tx: &mut SqliteConnection,
+        id: BuildId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let all = jobs::of_build(tx, id).await?;
+        if all.iter().all(|job| job.state == JobState::Finished) {
+            builds::finish(tx, id, &sum_up(&all), now).await?;
+        }
+        self.write_statuses(tx, id, now).await
+    }
+
+    async fn write_statuses(
+        &self,
+        tx: &mut SqliteConnection,
+        id: BuildId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write_statuses_as(tx, id, statuses::Reopen::No, now).await
+    }
+
+    /// Puts what GitHub shall show of the build into the outbox.
+    async fn write_statuses_as(
+        &self,
+        tx: &mut SqliteConnection,
+        id: BuildId,
+        reopen: statuses::Reopen,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(build) = builds::get(tx, id).await? else {
+            return Ok(());
+        };
+        let is_reported = self
+            .config
+            .repository(&build.new.repository)
+            .is_some_and(|repository| repository.is_github());
+        if !is_reported {
+            return Ok(());
+        }
+        let mut views = Vec::new();
+        for job in jobs::of_build(tx, id).await? {
+            let phase = match job.attempt {
+                Some(attempt) => attempts::get(tx, attempt).await?.map(|a| a.phase),
+                None => None,
+            };
+            let tests = results::test_counts(tx, job.id).await?;
+            views.push(wording::JobView { job, phase, tests });
+        }
+        for status in wording::statuses(&build, &views, &self.public_url) {
+            let (repository, sha) = (&build.new.repository, &build.new.head_sha);
+            statuses::want(tx, repository, sha, &status, id, reopen, now).await?;
+        }
+        Ok(())
+    }
+}
+
+fn pause_before(retry: i64) -> SignedDuration {
+    let doublings = u32::try_from(retry.clamp(1, 6) - 1).unwrap_or(0);
+    RETRY_PAUSE * 2_i32.pow(doublings)
+}
+
+fn short(sha: &str) -> &str {
+    sha.get(..7).unwrap_or(sha)
+}
+
+/// A build's ending from its jobs': the worst of them speaks, the project's own failures before ours.
+fn sum_up(all: &[Job]) -> Ending {
+    let rank = |ending: &Ending| match ending.conclusion() {
+        Conclusion::Failure => 4,
+        Conclusion::TimedOut => 3,
+        Conclusion::InfrastructureError => 2,
+        Conclusion::Cancelled => 1,
+        Conclusion::Success => 0,
+    };
+    all.iter()
+        .filter_map(|job| job.ending.clone().map(|ending| (job, ending)))
+        .max_by_key(|(_, ending)| rank(ending))
+        .map_or_else(
+            || Ending::new(Reason::Passed, "Passed"),
+            |(job, ending)| match ending.conclusion() {
+                Conclusion::Success => Ending::new(Reason::Passed, format!("All {} jobs passed", all.len())),
+                Conclusion::Failure
+                | Conclusion::TimedOut
+                | Conclusion::InfrastructureError
+                | Conclusion::Cancelled => Ending::new(
+                    ending.reason,
+                    format!("{} ({}): {}", job.suite, job.platform, ending.message),
+                ),
+            },
+        )
+}
+
+/// Whether a finished build may be taken up again by an event that means the same commit.
+pub(super) fn was_cancelled(build: &Build) -> bool {
+    build.state == BuildState::Finished
+        && build
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.conclusion() == Conclusion::Cancelled)
+}

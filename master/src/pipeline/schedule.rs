@@ -1,0 +1,210 @@
+//! From queued jobs to running attempts: look at the rows, place what fits, start a driver for each.
+//!
+//! Attempts that have no driver, because the master was started anew, get one too: that is the whole of recovery.
+
+use super::drive::{Driver, Machinery};
+use super::ledger::Ledger;
+use crate::model::{Attempt, AttemptId, Ending, Job, JobState, Reason};
+use crate::placement::{Capacity, Placement, Size, place};
+use crate::queue::{Waiting, order};
+use anyhow::Context;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How often the queue is looked at without a wake-up.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often domains and files that belong to nobody are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the folder of platforms is looked at.
+const PLATFORMS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Owns the running drivers.
+#[derive(Debug)]
+pub struct Scheduler {
+    ledger: Ledger,
+    machinery: Arc<Machinery>,
+    capacity: Capacity,
+    /// What each driver is told: the wish to cancel.
+    running: HashMap<AttemptId, watch::Sender<Option<Ending>>>,
+    drivers: JoinSet<AttemptId>,
+}
+
+impl Scheduler {
+    pub fn new(ledger: Ledger, machinery: Arc<Machinery>, capacity: Capacity) -> Scheduler {
+        Scheduler {
+            ledger,
+            machinery,
+            capacity,
+            running: HashMap::new(),
+            drivers: JoinSet::new(),
+        }
+    }
+
+    /// Runs for ever; dropping it leaves the guests as they are.
+    pub async fn run(mut self, wake: Arc<tokio::sync::Notify>) {
+        let mut swept: Option<Instant> = None;
+        let mut platforms_read = Instant::now();
+        loop {
+            if platforms_read.elapsed() >= PLATFORMS_INTERVAL {
+                platforms_read = Instant::now();
+                if self.machinery.platforms.reload() {
+                    tracing::info!("platforms were read again");
+                }
+            }
+            if let Err(error) = self.look().await {
+                tracing::error!(error = format!("{error:#}"), "the queue cannot be served; trying again");
+            }
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
+                swept = Some(Instant::now());
+                if let Err(error) = self.sweep().await {
+                    tracing::warn!(error = format!("{error:#}"), "what nobody owns cannot be swept; trying again");
+                }
+            }
+            tokio::select! {
+                () = wake.notified() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                Some(ended) = self.drivers.join_next() => self.forget(ended),
+            }
+        }
+    }
+
+    fn forget(&mut self, ended: Result<AttemptId, tokio::task::JoinError>) {
+        match ended {
+            Ok(id) => {
+                self.running.remove(&id);
+            }
+            Err(error) => {
+                // The attempt's row still says that it lives: the next look starts a new driver for it.
+                tracing::error!(%error, "a driver broke off");
+                self.running.retain(|_, cancel| cancel.receiver_count() > 0);
+            }
+        }
+    }
+
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let live = self.ledger.store.live_attempts().await?;
+        let running_jobs = self.ledger.store.jobs_in(JobState::Running).await?;
+        for attempt in &live {
+            if !self.running.contains_key(&attempt.id) {
+                self.start_driver(attempt.clone()).await?;
+            }
+        }
+        for job in &running_jobs {
+            if let (Some(wish), Some(cancel)) =
+                (&job.cancel, job.attempt.and_then(|id| self.running.get(&id)))
+            {
+                cancel.send_if_modified(|known| {
+                    let is_new = known.is_none();
+                    known.get_or_insert_with(|| wish.clone());
+                    is_new
+                });
+            }
+        }
+        self.place(&live, &running_jobs).await
+    }
+
+    async fn place(&mut self, live: &[Attempt], running_jobs: &[Job]) -> anyhow::Result<()> {
+        let queued = self.ledger.store.jobs_in(JobState::Queued).await?;
+        if queued.is_empty() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        let mut sizes = BTreeMap::new();
+        for platform in self.machinery.platforms.ready() {
+            let size = Size {
+                memory_mib: platform.memory_mib(),
+                vcpus: platform.vcpus(),
+                limit: platform.limit,
+            };
+            sizes.insert(platform.name.clone(), size);
+        }
+        let mut waiting = Vec::new();
+        for job in queued {
+            if let Err(why) = self.machinery.platforms.get(&job.platform) {
+                let ending = Ending::new(Reason::PlatformUnavailable, why);
+                self.ledger.refuse(job.id, &ending).await?;
+            } else if job.not_before <= now {
+                waiting.push(Waiting {
+                    job: job.id,
+                    repository: job.repository,
+                    platform: job.platform,
+                    priority: job.priority,
+                });
+            }
+        }
+        let mut by_repository: HashMap<String, usize> = HashMap::new();
+        for job in running_jobs {
+            *by_repository.entry(job.repository.clone()).or_default() += 1;
+        }
+        let mut by_platform: BTreeMap<String, u32> = BTreeMap::new();
+        for attempt in live {
+            *by_platform.entry(attempt.platform.clone()).or_default() += 1;
+        }
+        let ordered = order(waiting, &by_repository);
+        for placement in place(&ordered, self.capacity, &sizes, &by_platform) {
+            match placement {
+                Placement::Placed(job) => {
+                    if let Some(attempt) = self.ledger.place(job).await? {
+                        self.start_driver(attempt).await?;
+                    }
+                }
+                Placement::Impossible(job, why) => {
+                    let ending = Ending::new(Reason::PlatformUnavailable, why);
+                    self.ledger.refuse(job, &ending).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_driver(&mut self, attempt: Attempt) -> anyhow::Result<()> {
+        let job = self
+            .ledger
+            .store
+            .job(attempt.job)
+            .await?
+            .with_context(|| format!("{} is an attempt of {}, which is not there", attempt.id, attempt.job))?;
+        let build = self
+            .ledger
+            .store
+            .build(job.build)
+            .await?
+            .with_context(|| format!("{} is a job of {}, which is not there", job.id, job.build))?;
+        let (cancel, cancelled) = watch::channel(job.cancel.clone());
+        let id = attempt.id;
+        let driver = Driver::new(
+            self.ledger.clone(),
+            self.machinery.clone(),
+            build,
+            job,
+            attempt,
+            cancelled,
+        );
+        self.running.insert(id, cancel);
+        self.drivers.spawn(async move {
+            driver.run().await;
+            id
+        });
+        Ok(())
+    }
+
+    async fn sweep(&self) -> anyhow::Result<()> {
+        let live: HashSet<AttemptId> = self
+            .ledger
+            .store
+            .live_attempts()
+            .await?
+            .iter()
+            .map(|attempt| attempt.id)
+            .collect();
+        let swept = self.machinery.machines.sweep(&live).await?;
+        if !swept.is_empty() {
+            tracing::warn!(?swept, "removed what belonged to no live attempt");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! Requests that change something: build, cancel, rerun.
+
+use super::App;
+use super::error::ApiError;
+use super::views::BuildView;
+use crate::model::{BuildId, Ending, JobId, Reason};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The body of `POST /api/builds`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BuildRequest {
+    pub(crate) repository: String,
+    /// A branch, tag or commit.
+    #[serde(rename = "ref")]
+    pub(crate) reference: String,
+    /// Names, tags or globs; empty means all that the suites name.
+    #[serde(default)]
+    pub(crate) platforms: Vec<String>,
+}
+
+pub(super) async fn build(
+    State(app): State<App>,
+    Json(request): Json<BuildRequest>,
+) -> Result<(StatusCode, Json<BuildView>), ApiError> {
+    let config = app.intake.config.clone();
+    let repository = config.repository(&request.repository).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("repository `{}` is not configured", request.repository),
+        )
+    })?;
+    let id = app
+        .intake
+        .build_ref(repository, &request.reference, request.platforms)
+        .await
+        .map_err(|error| {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
+        })?;
+    let build = app.ledger.store.build(id).await?;
+    let build = build.ok_or_else(|| ApiError::not_found(id))?;
+    Ok((StatusCode::CREATED, Json(app.build_view(build).await?)))
+}
+
+pub(super) async fn cancel_build(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
+    let build = app.ledger.store.build(id).await?;
+    build.ok_or_else(|| ApiError::not_found(id))?;
+    app.ledger.cancel_build(id, &by_a_person()).await?;
+    Ok(Json(json!({ "cancelled": id.to_string() })))
+}
+
+pub(super) async fn cancel_job(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
+    let job = app.ledger.store.job(id).await?;
+    job.ok_or_else(|| ApiError::not_found(id))?;
+    app.ledger.cancel_job(id, &by_a_person()).await?;
+    Ok(Json(json!({ "cancelled": id.to_string() })))
+}
+
+pub(super) async fn rerun_build(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
+    let build = app.ledger.store.build(id).await?;
+    build.ok_or_else(|| ApiError::not_found(id))?;
+    rerun(&app, id, None).await
+}
+
+pub(super) async fn rerun_job(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
+    let job = app.ledger.store.job(id).await?;
+    let job = job.ok_or_else(|| ApiError::not_found(id))?;
+    rerun(&app, job.build, Some(id)).await
+}
+
+async fn rerun(app: &App, build: BuildId, only: Option<JobId>) -> Result<Json<Value>, ApiError> {
+    match app.ledger.rerun(build, only).await? {
+        0 => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "nothing was taken up again: the jobs have not ended yet",
+        )),
+        jobs => Ok(Json(json!({ "build": build.to_string(), "jobs": jobs }))),
+    }
+}
+
+fn by_a_person() -> Ending {
+    Ending::new(Reason::CancelledByPerson, "Cancelled by a person")
+}

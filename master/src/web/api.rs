@@ -1,0 +1,116 @@
+//! JSON under `/api`, and `/healthz`.
+
+use super::App;
+use super::error::ApiError;
+use super::views::{BuildView, JobView};
+use crate::model::{BuildId, JobId};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Builds in one answer, when the request does not say.
+const DEFAULT_PAGE: i64 = 30;
+const MAX_PAGE: i64 = 200;
+
+/// Says whether the database answers.
+pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    app.ledger.store.count_jobs().await?;
+    Ok(Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BuildsQuery {
+    repository: Option<String>,
+    /// Only builds with a smaller number: the next page.
+    before: Option<i64>,
+    limit: Option<i64>,
+}
+
+pub(super) async fn builds(
+    State(app): State<App>,
+    Query(query): Query<BuildsQuery>,
+) -> Result<Json<Vec<BuildView>>, ApiError> {
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+    let before = query.before.map(BuildId);
+    Ok(Json(
+        app.recent_builds(query.repository.as_deref(), before, limit)
+            .await?,
+    ))
+}
+
+pub(super) async fn build(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<BuildView>, ApiError> {
+    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
+    let build = app.ledger.store.build(id).await?;
+    let build = build.ok_or_else(|| ApiError::not_found(id))?;
+    Ok(Json(app.build_view(build).await?))
+}
+
+pub(super) async fn job(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, ApiError> {
+    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
+    let job = app.ledger.store.job(id).await?;
+    let job = job.ok_or_else(|| ApiError::not_found(id))?;
+    Ok(Json(app.whole_job_view(job).await?))
+}
+
+/// Platforms that take work, and those that do not with the reason.
+pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
+    let ready: Vec<Value> = app
+        .platforms
+        .ready()
+        .iter()
+        .map(|platform| {
+            json!({
+                "name": platform.name,
+                "tags": platform.tags,
+                "os": platform.os,
+                "arch": platform.arch,
+                "memory_mib": platform.memory_mib(),
+                "vcpus": platform.vcpus(),
+                "limit": platform.limit,
+            })
+        })
+        .collect();
+    let refused: Vec<Value> = app
+        .platforms
+        .refused()
+        .iter()
+        .map(|refused| json!({ "name": refused.name, "why": refused.why }))
+        .collect();
+    Json(json!({ "ready": ready, "refused": refused }))
+}
+
+/// Streams a kept file out of the object store.
+pub(super) async fn artifact(
+    State(app): State<App>,
+    Path((id, path)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
+    let artifacts = app.ledger.store.artifacts_of(id).await?;
+    let artifact = artifacts
+        .into_iter()
+        .find(|artifact| artifact.path == path)
+        .ok_or_else(|| ApiError::not_found(format!("artefact `{path}` of {id}")))?;
+    let stream = app
+        .objects
+        .get(&artifact.object)
+        .await
+        .map_err(ApiError::internal)?;
+    let headers = [
+        // Never shown as a page: a guest wrote it.
+        (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (CONTENT_DISPOSITION, "attachment".to_owned()),
+        (CONTENT_LENGTH, artifact.size.to_string()),
+    ];
+    Ok((headers, Body::from_stream(stream)).into_response())
+}

@@ -1,0 +1,84 @@
+//! `/metrics` in Prometheus' text form, read from the rows at each scrape.
+
+use super::App;
+use super::error::ApiError;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(String, String)>;
+
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let store = &app.ledger.store;
+    let mut registry = Registry::with_prefix("vivarium");
+    let mut add = |name: &str, help: &str, label: &str, counts: Vec<(String, i64)>| {
+        let family = Family::<Labels, Gauge>::default();
+        for (value, count) in counts {
+            family
+                .get_or_create(&vec![(label.to_owned(), value)])
+                .set(count);
+        }
+        registry.register(name, help, family);
+    };
+    add("jobs", "Jobs by state", "state", store.count_jobs().await?);
+    add(
+        "jobs_finished",
+        "Finished jobs by the reason of their end",
+        "reason",
+        store.count_endings().await?,
+    );
+    add(
+        "deliveries",
+        "Webhook deliveries by state",
+        "state",
+        store.count_deliveries().await?,
+    );
+    let mut attempts: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
+    for attempt in store.live_attempts().await? {
+        *attempts.entry(attempt.phase.as_str().to_owned()).or_default() += 1;
+    }
+    add(
+        "attempts",
+        "Attempts that have not ended, by phase",
+        "phase",
+        attempts.into_iter().collect(),
+    );
+    let ready = app.platforms.ready().len() as i64;
+    let refused = app.platforms.refused().len() as i64;
+    add(
+        "platforms",
+        "Platforms by whether they take work",
+        "state",
+        vec![("ready".into(), ready), ("refused".into(), refused)],
+    );
+    let backlog = store.status_backlog(Timestamp::now()).await?;
+    let mut single = |name: &str, help: &str, value: i64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    single(
+        "statuses_unsent",
+        "Commit statuses that GitHub was not told yet",
+        backlog.unsent,
+    );
+    single(
+        "statuses_oldest_unsent_seconds",
+        "Age of the oldest of them",
+        backlog.oldest_secs,
+    );
+    single(
+        "statuses_refused",
+        "Commit statuses that GitHub refused for good",
+        backlog.refused,
+    );
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(ApiError::internal)?;
+    let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, form)], text).into_response())
+}

@@ -1,0 +1,242 @@
+//! What the JSON and the pages show of builds and jobs. Field names are the interface: they are kept.
+
+use super::App;
+use crate::model::{Attempt, Build, BuildId, Conclusion, Job, JobState, Phase, TestCounts};
+use crate::store::StoreError;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BuildView {
+    pub id: String,
+    pub number: i64,
+    pub repository: String,
+    pub event: String,
+    pub title: String,
+    pub author: Option<String>,
+    pub reference: String,
+    pub pull_request: Option<i64>,
+    pub head_sha: String,
+    pub base_sha: Option<String>,
+    pub tested_sha: Option<String>,
+    /// `preparing`, `running` or `finished`.
+    pub state: String,
+    /// `success`, `failure`, `timed_out`, `cancelled` or `infrastructure_error`, once finished.
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub created_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    pub jobs: Vec<JobView>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobView {
+    pub id: String,
+    pub number: i64,
+    pub build: String,
+    pub repository: String,
+    pub suite: String,
+    pub platform: String,
+    /// `queued`, `running` or `finished`.
+    pub state: String,
+    /// How far the attempt under way, or the last one, has come.
+    pub phase: Option<String>,
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub tests: Option<TestCounts>,
+    pub queued_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub log_url: String,
+    pub artifacts: Vec<ArtifactView>,
+    /// Only in the answer for a single job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptView>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttemptView {
+    pub vm: String,
+    pub number: i64,
+    pub phase: String,
+    /// Phase and the time at which it began.
+    pub phases: Vec<(String, Timestamp)>,
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub console_tail: Option<String>,
+    pub steps: Vec<StepView>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepView {
+    pub name: String,
+    pub log_offset: u64,
+    pub started_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    pub exit: Option<vivarium_protocol::Exit>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArtifactView {
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+    pub url: String,
+}
+
+impl App {
+    pub(super) async fn build_view(&self, build: Build) -> Result<BuildView, StoreError> {
+        let mut jobs = Vec::new();
+        for job in self.ledger.store.jobs_of(build.id).await? {
+            jobs.push(self.job_view(job).await?);
+        }
+        Ok(build_view(build, jobs))
+    }
+
+    pub(super) async fn job_view(&self, job: Job) -> Result<JobView, StoreError> {
+        let store = &self.ledger.store;
+        let attempt = match job.attempt {
+            Some(id) => store.attempt(id).await?,
+            None => None,
+        };
+        let tests = store.tests_of(job.id).await?;
+        let artifacts = store.artifacts_of(job.id).await?;
+        let artifacts = artifacts
+            .into_iter()
+            .map(|artifact| ArtifactView {
+                url: format!(
+                    "/api/jobs/{}/artifacts/{}",
+                    job.id.0,
+                    encoded(&artifact.path)
+                ),
+                path: artifact.path,
+                size: artifact.size,
+                sha256: artifact.sha256,
+            })
+            .collect();
+        Ok(JobView {
+            id: job.id.to_string(),
+            number: job.id.0,
+            build: job.build.to_string(),
+            repository: job.repository,
+            suite: job.suite,
+            platform: job.platform,
+            state: job.state.as_str().to_owned(),
+            phase: attempt
+                .filter(|_| job.state == JobState::Running)
+                .map(|attempt| attempt.phase.as_str().to_owned()),
+            conclusion: job.ending.as_ref().map(|e| said(e.conclusion())),
+            reason: job.ending.as_ref().map(|e| e.reason.as_str().to_owned()),
+            message: job.ending.map(|e| e.message),
+            tests,
+            queued_at: job.queued_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            log_url: format!("/api/jobs/{}/log", job.id.0),
+            artifacts,
+            attempts: Vec::new(),
+        })
+    }
+
+    /// With its attempts and their steps.
+    pub(super) async fn whole_job_view(&self, job: Job) -> Result<JobView, StoreError> {
+        let id = job.id;
+        let mut view = self.job_view(job).await?;
+        for attempt in self.ledger.store.attempts_of(id).await? {
+            let steps = self.ledger.store.steps_of(attempt.id).await?;
+            let steps = steps
+                .into_iter()
+                .map(|step| StepView {
+                    name: step.name,
+                    log_offset: step.log_offset,
+                    started_at: step.started_at,
+                    finished_at: step.finished_at,
+                    exit: step.exit,
+                })
+                .collect();
+            view.attempts.push(attempt_view(attempt, steps));
+        }
+        Ok(view)
+    }
+
+    pub(super) async fn recent_builds(
+        &self,
+        repository: Option<&str>,
+        before: Option<BuildId>,
+        limit: i64,
+    ) -> Result<Vec<BuildView>, StoreError> {
+        let mut views = Vec::new();
+        for build in self
+            .ledger
+            .store
+            .recent_builds(repository, before, limit)
+            .await?
+        {
+            views.push(self.build_view(build).await?);
+        }
+        Ok(views)
+    }
+}
+
+fn build_view(build: Build, jobs: Vec<JobView>) -> BuildView {
+    BuildView {
+        id: build.id.to_string(),
+        number: build.id.0,
+        repository: build.new.repository,
+        event: build.new.trigger.as_str().to_owned(),
+        title: build.new.title,
+        author: build.new.author,
+        reference: build.new.reference,
+        pull_request: build.new.pull_request,
+        head_sha: build.new.head_sha,
+        base_sha: build.base_sha,
+        tested_sha: build.tested_sha,
+        state: build.state.as_str().to_owned(),
+        conclusion: build.ending.as_ref().map(|e| said(e.conclusion())),
+        reason: build.ending.as_ref().map(|e| e.reason.as_str().to_owned()),
+        message: build.ending.map(|e| e.message),
+        created_at: build.created_at,
+        finished_at: build.finished_at,
+        jobs,
+    }
+}
+
+fn attempt_view(attempt: Attempt, steps: Vec<StepView>) -> AttemptView {
+    let name = |phase: Phase| phase.as_str().to_owned();
+    AttemptView {
+        vm: attempt.id.to_string(),
+        number: attempt.number,
+        phase: name(attempt.phase),
+        phases: attempt
+            .phases
+            .iter()
+            .map(|(phase, at)| (name(*phase), *at))
+            .collect(),
+        conclusion: attempt.ending.as_ref().map(|e| said(e.conclusion())),
+        reason: attempt.ending.as_ref().map(|e| e.reason.as_str().to_owned()),
+        message: attempt.ending.map(|e| e.message),
+        console_tail: attempt.console_tail,
+        steps,
+    }
+}
+
+fn said(conclusion: Conclusion) -> String {
+    conclusion.as_str().to_owned()
+}
+
+/// A path for a URL, with what is not plain in it percent-encoded.
+fn encoded(path: &str) -> String {
+    let mut url = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' | b'/' => {
+                url.push(char::from(byte));
+            }
+            other => url.push_str(&format!("%{other:02X}")),
+        }
+    }
+    url
+}
