@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(reader.read_new().expect("read"), b"two, longer");
         fs::write(&path, "3").expect("truncated");
         assert_eq!(reader.read_new().expect("read"), b"3");
-        assert_eq!(read_tail(&path, 3), "e3");
+        assert_eq!(read_tail(&path, 3), "ne3");
         assert_eq!(read_tail(&folder.path().join("none"), 10), "");
     }
 

@@ -4,8 +4,8 @@
 //! <data>/vms/vm-17/{overlay.qcow2, console.log, kernel, initrd}
 //! ```
 //!
-//! The kernel and initrd are copies: libvirt gives the files it hands to QEMU to QEMU's user and, when a machine ends,
-//! back to root, which must happen neither to a golden file nor under another machine that shares it.
+//! The kernel and initrd are copies: libvirt makes QEMU's user the owner of the files it hands to QEMU, and root when
+//! the machine ends. That must not happen to golden files, which a guest that broke out could then write.
 
 use super::VmError;
 use crate::model::{AttemptId, KernelSpec};
@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// QEMU's user passes through but does not list.
 const FOLDER_MODE: u32 = 0o711;
+const KERNEL: &str = "kernel";
+const INITRD: &str = "initrd";
 
 #[derive(Debug, Clone)]
 pub(super) struct VmFolder {
@@ -74,14 +76,27 @@ impl VmFolder {
             Ok(to)
         };
         Ok(KernelSpec {
-            path: copy(&kernel.path, "kernel")?,
+            path: copy(&kernel.path, KERNEL)?,
             initrd: kernel
                 .initrd
                 .as_deref()
-                .map(|initrd| copy(initrd, "initrd"))
+                .map(|initrd| copy(initrd, INITRD))
                 .transpose()?,
             cmdline: kernel.cmdline.clone(),
         })
+    }
+
+    /// QEMU has read them once it runs, and a guest that reboots is destroyed: gone before they reach the disk.
+    pub(super) fn remove_kernel(&self) {
+        for name in [KERNEL, INITRD] {
+            let path = self.path.join(name);
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != ErrorKind::NotFound
+            {
+                // It goes with the folder.
+                tracing::debug!(path = %path.display(), %error, "the copy stays for now");
+            }
+        }
     }
 
     /// Fine if it is not there.

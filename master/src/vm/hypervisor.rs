@@ -48,6 +48,8 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Life {
     Running,
+    /// It has ended, and the hypervisor is clearing up after it.
+    Ending,
     /// It is there and will never run again; a sentence why.
     Ended(String),
 }

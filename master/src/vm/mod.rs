@@ -17,20 +17,24 @@ mod hypervisor;
 mod image;
 mod libvirt;
 mod ports;
+mod start;
 mod sweep;
 mod turns;
+
+#[cfg(test)]
+mod tests;
 
 pub use accelerator::{Acceleration, Accelerator};
 pub use error::{Gone, VmError};
 pub use hypervisor::HostCapacity;
 pub use sweep::Swept;
 
-use crate::model::{AttemptId, DiskSpec, Platform, PlatformKind};
+use crate::model::{AttemptId, Platform};
 use console::{ConsoleReader, MarkerSearch};
 use folder::VmFolder;
-use hypervisor::{CreateError, Hypervisor, Life, MachineSpec, OverlaySpec};
+use hypervisor::{Hypervisor, Life};
 use ports::Ports;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Instrument;
@@ -40,8 +44,8 @@ use turns::Turns;
 const CONSOLE_PAUSE: Duration = Duration::from_millis(25);
 /// Between two questions whether a machine still runs.
 const LIFE_PAUSE: Duration = Duration::from_secs(1);
-/// Somebody may take the port between our look and QEMU's bind; that many times in a row it is something else.
-const PORT_TRIES: u32 = 4;
+/// How often a machine is looked at that has ended and is being cleared away: tenths of a second for libvirt.
+const LOOKS_AT_AN_END: u32 = 5;
 /// A destroy waits for a start or another destroy under way, each of which ends by itself sooner than this.
 const TURN_DEADLINE: Duration = Duration::from_secs(240);
 
@@ -77,14 +81,18 @@ impl Machines {
         folder::make_parent(&dir)?;
         let hypervisor =
             libvirt::Libvirt::open(&config.uri, &config.installation, config.acceleration).await?;
-        Ok(Machines {
+        Ok(Machines::over(dir, Box::new(hypervisor)))
+    }
+
+    fn over(dir: PathBuf, hypervisor: Box<dyn Hypervisor>) -> Machines {
+        Machines {
             inner: Arc::new(Inner {
                 dir,
-                hypervisor: Box::new(hypervisor),
+                hypervisor,
                 ports: Ports::default(),
                 turns: Turns::default(),
             }),
-        })
+        }
     }
 
     /// What guests run on, decided when the stage was opened.
@@ -151,10 +159,17 @@ impl Machines {
     /// Resolves when the machine does not run any more, with the reason. While libvirt cannot be asked it waits on.
     pub async fn wait_gone(&self, attempt: AttemptId) -> Gone {
         let hypervisor = &self.inner.hypervisor;
+        let mut looks_at_its_end = 0;
         loop {
             match hypervisor.find(attempt).await {
                 Ok(Some(seen)) => match seen.life {
                     Life::Running => {}
+                    // Once it is gone, the reason is known.
+                    Life::Ending if looks_at_its_end < LOOKS_AT_AN_END => looks_at_its_end += 1,
+                    Life::Ending => {
+                        let why = "it has ended, but is not cleared away".to_owned();
+                        return Gone { attempt, why };
+                    }
                     Life::Ended(why) => return Gone { attempt, why },
                 },
                 Ok(None) => {
@@ -200,83 +215,6 @@ impl Machines {
 }
 
 impl Inner {
-    async fn start(&self, attempt: AttemptId, platform: &Platform) -> Result<u16, VmError> {
-        if let Some(seen) = self.hypervisor.find(attempt).await? {
-            match seen.life {
-                Life::Running => {
-                    self.ports.keep(attempt, seen.ssh_port);
-                    return Ok(seen.ssh_port);
-                }
-                Life::Ended(_) => self.hypervisor.destroy(attempt).await?,
-            }
-        }
-        let mut spec = self.prepare(attempt, platform).await?;
-        let mut tries = 1;
-        loop {
-            match self.hypervisor.create(&spec).await {
-                Ok(()) => return Ok(spec.ssh_port),
-                Err(CreateError::PortTaken(_)) if tries < PORT_TRIES => {
-                    tracing::warn!(vm = %attempt, port = spec.ssh_port, "the port was taken; trying another");
-                    tries += 1;
-                    spec.ssh_port = self.ports.reserve(attempt)?;
-                }
-                Err(CreateError::PortTaken(error) | CreateError::Other(error)) => {
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Everything that the machine needs before it can be made.
-    async fn prepare(
-        &self,
-        attempt: AttemptId,
-        platform: &Platform,
-    ) -> Result<MachineSpec, VmError> {
-        let PlatformKind::Vm {
-            kernel,
-            disk,
-            machine,
-            memory_mib,
-            vcpus,
-            network,
-            console: _,
-        } = &platform.kind
-        else {
-            return Err(VmError::image(
-                &platform.name,
-                "it is a machine reached by SSH, not a VM",
-            ));
-        };
-        image::check_files(platform)?;
-        let folder = VmFolder::of(&self.dir, attempt);
-        let kernel = {
-            let (folder, kernel) = (folder.clone(), kernel.clone());
-            blocking(move || {
-                folder.make()?;
-                kernel.map(|kernel| folder.copy_kernel(&kernel)).transpose()
-            })
-            .await??
-        };
-        let disk = match disk {
-            Some(disk) => Some(make_overlay(&platform.name, disk, folder.overlay()).await?),
-            None => None,
-        };
-        Ok(MachineSpec {
-            attempt,
-            arch: platform.arch,
-            machine: machine.clone(),
-            memory_mib: *memory_mib,
-            vcpus: *vcpus,
-            kernel,
-            disk,
-            network: network.clone(),
-            console: folder.console(),
-            ssh_port: self.ports.reserve(attempt)?,
-            guest_port: platform.ssh.port,
-        })
-    }
-
     async fn destroy(&self, attempt: AttemptId) -> Result<(), VmError> {
         let turn = tokio::time::timeout(TURN_DEADLINE, self.turns.take(attempt))
             .await
@@ -293,34 +231,6 @@ impl Inner {
         self.turns.forget(attempt, turn);
         Ok(())
     }
-}
-
-/// Makes the overlay, and reads meanwhile what it stands on.
-async fn make_overlay(
-    platform: &str,
-    disk: &DiskSpec,
-    overlay: PathBuf,
-) -> Result<OverlaySpec, VmError> {
-    let disk = DiskSpec {
-        path: absolute(&disk.path)?,
-        ..disk.clone()
-    };
-    let (backing, created) = tokio::join!(
-        image::backing_chain(platform, &disk),
-        image::create_overlay(&overlay, &disk)
-    );
-    // The image's own fault is the better sentence.
-    let backing = backing?;
-    created?;
-    Ok(OverlaySpec {
-        path: overlay,
-        backing,
-    })
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, VmError> {
-    std::path::absolute(path)
-        .map_err(|error| VmError::host(format!("use {}", path.display()), error))
 }
 
 /// File work on a thread of its own.

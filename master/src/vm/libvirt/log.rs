@@ -85,6 +85,7 @@ fn describe(log: &str) -> String {
             !line.trim().is_empty()
                 && !line.contains(" is tainted: ")
                 && !line.contains("shutting down, reason=")
+                && !is_libvirts_signal(line)
         })
         .collect();
     let reason = lines
@@ -110,6 +111,16 @@ fn describe(log: &str) -> String {
     }
 }
 
+/// A guest that powers off leaves QEMU standing, and libvirt ends it by a signal: no news to anybody.
+fn is_libvirts_signal(line: &str) -> bool {
+    // With the driver inside the process, libvirt is us.
+    let ourselves = format!(" from pid {} ", std::process::id());
+    line.contains("terminating on signal")
+        && (line.ends_with("libvirtd)")
+            || line.ends_with("virtqemud)")
+            || line.contains(&ourselves))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +143,11 @@ mod tests {
         );
         assert_eq!(after_start(&end("crashed")), "QEMU died");
         assert_eq!(after_start(""), "it does not run any more");
+        let libvirts = "2026-01-01T10:00:59Z qemu-system-x86_64: terminating on signal 15 from pid 7 (/usr/sbin/libvirtd)\n";
+        assert_eq!(
+            after_start(&format!("{libvirts}{}", end("shutdown"))),
+            "the guest powered off or rebooted"
+        );
         let signal =
             "2026-01-01T10:00:59Z qemu-system-x86_64: terminating on signal 15 from pid 7\n";
         assert!(

@@ -289,9 +289,7 @@ fn life_of(state: DomainStateEnum, reason: DomainStateReasonEnum) -> Life {
         );
     }
     match state {
-        Enum::Known(DomainState::Shutdown | DomainState::Shutoff) => {
-            Life::Ended("it is being shut off".into())
-        }
+        Enum::Known(DomainState::Shutdown | DomainState::Shutoff) => Life::Ending,
         Enum::Known(DomainState::Crashed) => Life::Ended("the guest crashed".into()),
         // Paused: by a person, who will let it go on, or for the moment it is being started.
         Enum::Known(
@@ -338,6 +336,11 @@ fn explain(what: String, error: &LinkError) -> VmError {
         (
             "unsupported machine type",
             "`qemu-system-x86_64 -machine help` lists the machine types",
+        ),
+        // libvirt's words for a machine type that it has never heard of.
+        (
+            "No PCI buses available",
+            "does the machine type exist? `qemu-system-x86_64 -machine help` lists them",
         ),
         (
             "does not support machine type",

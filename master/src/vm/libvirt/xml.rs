@@ -154,3 +154,152 @@ impl Mark {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Architecture, DiskFormat};
+    use crate::vm::hypervisor::{BackingImage, OverlaySpec};
+
+    fn around(accelerator: Accelerator) -> Surroundings {
+        Surroundings {
+            installation: "0C1d2e3f-aaaa-bbbb".into(),
+            accelerator,
+            owner_labels: true,
+        }
+    }
+
+    fn spec(network: Network) -> MachineSpec {
+        MachineSpec {
+            attempt: AttemptId(17),
+            arch: Architecture::X86_64,
+            machine: "q35".into(),
+            memory_mib: 384,
+            vcpus: 2,
+            kernel: Some(KernelSpec {
+                path: "/vms/vm-17/kernel".into(),
+                initrd: Some("/vms/vm-17/initrd".into()),
+                cmdline: "console=ttyS0 a=\"<&>'\"".into(),
+            }),
+            disk: Some(OverlaySpec {
+                path: "/vms/vm-17/overlay.qcow2".into(),
+                backing: vec![
+                    BackingImage {
+                        path: "/images/R&D/disk.qcow2".into(),
+                        format: DiskFormat::Qcow2,
+                    },
+                    BackingImage {
+                        path: "/images/R&D/base.raw".into(),
+                        format: DiskFormat::Raw,
+                    },
+                ],
+            }),
+            network,
+            console: "/vms/vm-17/console.log".into(),
+            ssh_port: 40_022,
+            guest_port: 22,
+        }
+    }
+
+    fn rendered(spec: &MachineSpec, accelerator: Accelerator) -> String {
+        render(spec, &around(accelerator)).expect("rendered")
+    }
+
+    /// The schema that libvirt installs; it knows every element and its place.
+    fn assert_valid(xml: &str) {
+        use std::process::Command;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), xml).expect("written");
+        match Command::new("virt-xml-validate")
+            .arg(file.path())
+            .arg("domain")
+            .output()
+        {
+            // The shell's word for a missing program, here xmllint.
+            Ok(output) if output.status.code() == Some(127) => eprintln!(
+                "skipped: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+            Ok(output) => assert!(
+                output.status.success(),
+                "{}\n{xml}",
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(error) => eprintln!("skipped: virt-xml-validate does not run: {error}"),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_machine_is_valid_to_libvirt() {
+        let full = spec(Network::Closed);
+        let mut diskless = spec(Network::Internet);
+        diskless.disk = None;
+        let mut without_kernel = spec(Network::LibvirtNetwork("lab".into()));
+        without_kernel.kernel = None;
+        let mut arm = spec(Network::Closed);
+        arm.arch = Architecture::Aarch64;
+        arm.machine = "virt".into();
+        for spec in [full, diskless, without_kernel, arm] {
+            for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+                assert_valid(&rendered(&spec, accelerator));
+            }
+        }
+    }
+
+    #[test]
+    fn text_of_a_platform_cannot_become_markup() {
+        let xml = rendered(&spec(Network::Closed), Accelerator::Tcg);
+        assert!(!xml.contains("<&>"), "{xml}");
+        assert!(xml.contains("R&amp;D"), "{xml}");
+    }
+
+    #[test]
+    fn the_network_is_closed_unless_it_is_opened() {
+        for (network, restrict) in [
+            (Network::Closed, "restrict=on"),
+            (Network::Internet, "restrict=off"),
+            (Network::LibvirtNetwork("lab".into()), "restrict=on"),
+        ] {
+            let xml = rendered(&spec(network), Accelerator::Tcg);
+            assert!(xml.contains(restrict), "{xml}");
+            assert!(xml.contains("hostfwd=tcp:127.0.0.1:40022-:22"), "{xml}");
+        }
+    }
+
+    #[test]
+    fn kvm_is_for_the_hosts_own_architecture() {
+        let own = rendered(&spec(Network::Closed), Accelerator::Kvm);
+        let mut foreign = spec(Network::Closed);
+        foreign.arch = match std::env::consts::ARCH {
+            "aarch64" => Architecture::X86_64,
+            _ => Architecture::Aarch64,
+        };
+        let foreign = rendered(&foreign, Accelerator::Kvm);
+        assert_eq!(
+            own.contains("type=\"kvm\""),
+            std::env::consts::ARCH == "x86_64"
+        );
+        assert!(foreign.contains("type=\"qemu\""), "{foreign}");
+    }
+
+    #[test]
+    fn our_mark_is_read_back_and_a_strangers_is_not() {
+        let xml = rendered(&spec(Network::Closed), Accelerator::Tcg);
+        let start = xml.find("<vivarium:vm").expect("our element");
+        let end = xml.find("</metadata>").expect("its end");
+        assert_eq!(
+            Mark::parse(&xml[start..end]),
+            Some(Mark {
+                installation: "0C1d2e3f-aaaa-bbbb".into(),
+                attempt: AttemptId(17),
+                ssh_port: 40_022
+            })
+        );
+        assert_eq!(Mark::parse("<other attempt='17'/>"), None);
+        assert_eq!(Mark::parse("<vm attempt='"), None);
+        assert_eq!(
+            around(Accelerator::Tcg).domain_name(AttemptId(17)),
+            "vivarium-0c1d2e3f-vm-17"
+        );
+    }
+}
