@@ -9,7 +9,7 @@
 
 use super::VmError;
 use crate::model::{AttemptId, KernelSpec};
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -86,15 +86,18 @@ impl VmFolder {
         })
     }
 
-    /// QEMU has read them once it runs, and a guest that reboots is destroyed: gone before they reach the disk.
-    pub(super) fn remove_kernel(&self) {
+    /// QEMU has read the copies once it runs, and a guest that reboots is destroyed: they go before they reach the
+    /// disk. Empty files take their places, or libvirt would complain when it takes the machine down.
+    pub(super) fn empty_kernel(&self) {
         for name in [KERNEL, INITRD] {
-            let path = self.path.join(name);
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != ErrorKind::NotFound
+            let copy = self.path.join(name);
+            let empty = self.path.join("empty");
+            // By rename: QEMU may have the copy mapped.
+            if copy.exists()
+                && let Err(error) = File::create(&empty).and_then(|_| fs::rename(&empty, &copy))
             {
                 // It goes with the folder.
-                tracing::debug!(path = %path.display(), %error, "the copy stays for now");
+                tracing::debug!(path = %copy.display(), %error, "the copy stays for now");
             }
         }
     }

@@ -41,7 +41,7 @@ impl Inner {
                 }
             }
         }
-        blocking(move || folder.remove_kernel()).await?;
+        blocking(move || folder.empty_kernel()).await?;
         Ok(spec.ssh_port)
     }
 

@@ -12,6 +12,9 @@ const THREADS: usize = 4;
 /// Calls that wait for a thread. More would mean that libvirt hangs, and each caller is told so.
 const WAITING_CALLS: usize = 256;
 
+/// The driver inside the process does not bear two first opens at once.
+static OPENING: Mutex<()> = Mutex::new(());
+
 type Call = Box<dyn FnOnce(&Connection) + Send>;
 
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +133,10 @@ impl Connection {
         let connect = match &slot.open {
             Some(connect) => connect.clone(),
             None => {
-                let connect = Connect::open(Some(&self.uri))?;
+                let connect = {
+                    let _one_at_a_time = locked(&OPENING);
+                    Connect::open(Some(&self.uri))?
+                };
                 slot.number += 1;
                 slot.open = Some(connect.clone());
                 connect
