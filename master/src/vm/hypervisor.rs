@@ -1,0 +1,86 @@
+//! The seam between the stage and whatever runs its machines.
+
+use super::{Accelerator, VmError};
+use crate::model::{Architecture, AttemptId, DiskFormat, KernelSpec, Network};
+use futures::future::BoxFuture;
+use std::path::PathBuf;
+
+/// A machine to be made: all paths are absolute and its own, but for the images below the overlay.
+#[derive(Debug, Clone)]
+pub(super) struct MachineSpec {
+    pub(super) attempt: AttemptId,
+    pub(super) arch: Architecture,
+    pub(super) machine: String,
+    pub(super) memory_mib: u64,
+    pub(super) vcpus: u32,
+    pub(super) kernel: Option<KernelSpec>,
+    pub(super) disk: Option<OverlaySpec>,
+    pub(super) network: Network,
+    /// An empty file that takes the serial console's output.
+    pub(super) console: PathBuf,
+    /// Loopback port of the host that leads to `guest_port`.
+    pub(super) ssh_port: u16,
+    pub(super) guest_port: u16,
+}
+
+/// A throw-away qcow2 and what it stands on.
+#[derive(Debug, Clone)]
+pub(super) struct OverlaySpec {
+    pub(super) path: PathBuf,
+    /// The golden image first, then the images below it.
+    pub(super) backing: Vec<BackingImage>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BackingImage {
+    pub(super) path: PathBuf,
+    pub(super) format: DiskFormat,
+}
+
+/// A machine of ours as the hypervisor sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) attempt: AttemptId,
+    pub(super) ssh_port: u16,
+    pub(super) life: Life,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Life {
+    Running,
+    /// It has ended, and the hypervisor is clearing up after it.
+    Ending,
+    /// It is there and will never run again; a sentence why.
+    Ended(String),
+}
+
+#[derive(Debug)]
+pub(super) enum CreateError {
+    /// Somebody else has the loopback port: another port may do.
+    PortTaken(VmError),
+    Other(VmError),
+}
+
+/// What the host has, for all its machines together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostCapacity {
+    pub memory_mib: u64,
+    pub vcpus: u32,
+}
+
+/// Runs machines that bear this installation's mark, and never touches others.
+/// Every method ends within a bounded time.
+pub(super) trait Hypervisor: std::fmt::Debug + Send + Sync {
+    fn accelerator(&self) -> Accelerator;
+    fn accelerator_why(&self) -> &str;
+    /// Makes the machine and starts it.
+    fn create<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<(), CreateError>>;
+    /// The attempt's machine, if there is one.
+    fn find(&self, attempt: AttemptId) -> BoxFuture<'_, Result<Option<Seen>, VmError>>;
+    /// Ends the attempt's machine from any state; fine if there is none.
+    fn destroy(&self, attempt: AttemptId) -> BoxFuture<'_, Result<(), VmError>>;
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Seen>, VmError>>;
+    /// A sentence about how a machine that is no longer there ended.
+    fn how_it_ended(&self, attempt: AttemptId) -> BoxFuture<'_, String>;
+    fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>>;
+}

@@ -1,0 +1,305 @@
+//! A machine as libvirt's XML, and our mark in it.
+
+use crate::model::{AttemptId, KernelSpec, Network};
+use crate::vm::hypervisor::MachineSpec;
+use crate::vm::{Accelerator, VmError};
+use minijinja::{Environment, context};
+use quick_xml::XmlVersion;
+use quick_xml::events::Event;
+use std::path::Path;
+
+/// Namespace of our element in a domain's metadata.
+pub(super) const MARK_URI: &str = "urn:vivarium:vm";
+
+/// What the host adds to a machine's own description.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    pub(super) installation: String,
+    pub(super) accelerator: Accelerator,
+    /// libvirt gives files to QEMU's user (its security model `dac` is in use).
+    pub(super) owner_labels: bool,
+}
+
+impl Surroundings {
+    pub(super) fn domain_name(&self, attempt: AttemptId) -> String {
+        format!("{}{attempt}", self.name_prefix())
+    }
+
+    pub(super) fn name_prefix(&self) -> String {
+        let short: String = self
+            .installation
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(8)
+            .collect();
+        format!("vivarium-{}-", short.to_ascii_lowercase())
+    }
+}
+
+pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String, VmError> {
+    let failed = |why: &dyn std::fmt::Display| {
+        VmError::host(format!("describe {} to libvirt", spec.attempt), why)
+    };
+    let text = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| failed(&format_args!("{} is not UTF-8", path.display())))
+    };
+    // Translated guests run anywhere; KVM is for the host's own architecture.
+    let accelerator = match around.accelerator {
+        Accelerator::Kvm if spec.arch.as_str() == std::env::consts::ARCH => Accelerator::Kvm,
+        Accelerator::Kvm | Accelerator::Tcg => Accelerator::Tcg,
+    };
+    let (domain_type, cpu_mode) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host-passthrough"),
+        Accelerator::Tcg => ("qemu", "maximum"),
+    };
+    let (open_network, libvirt_network) = match &spec.network {
+        Network::Closed => (false, None),
+        Network::Internet => (true, None),
+        Network::LibvirtNetwork(name) => (false, Some(name)),
+    };
+    let kernel = match &spec.kernel {
+        Some(KernelSpec {
+            path,
+            initrd,
+            cmdline,
+        }) => Some(context! {
+            path => text(path)?,
+            initrd => initrd.as_deref().map(text).transpose()?,
+            cmdline,
+        }),
+        None => None,
+    };
+    let disk = match &spec.disk {
+        Some(disk) => {
+            let backing = disk
+                .backing
+                .iter()
+                .map(|image| {
+                    Ok(context! { path => text(&image.path)?, format => image.format.as_str() })
+                })
+                .collect::<Result<Vec<_>, VmError>>()?;
+            Some(context! { overlay => text(&disk.path)?, backing })
+        }
+        None => None,
+    };
+
+    let console = text(&spec.console)?;
+
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
+    // The name's ending turns XML escaping on.
+    environment
+        .add_template("domain.xml", include_str!("domain.xml.j2"))
+        .map_err(|error| failed(&error))?;
+    environment
+        .get_template("domain.xml")
+        .and_then(|template| {
+            template.render(context! {
+                domain_type,
+                cpu_mode,
+                name => around.domain_name(spec.attempt),
+                mark_uri => MARK_URI,
+                installation => around.installation,
+                attempt => spec.attempt.0,
+                ssh_port => spec.ssh_port,
+                guest_port => spec.guest_port,
+                memory_mib => spec.memory_mib,
+                vcpus => spec.vcpus,
+                arch => spec.arch.as_str(),
+                machine => spec.machine,
+                kernel,
+                disk,
+                owner_labels => around.owner_labels,
+                open_network,
+                libvirt_network,
+                console,
+            })
+        })
+        .map_err(|error| failed(&error))
+}
+
+/// Our element of a domain's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) installation: String,
+    pub(super) attempt: AttemptId,
+    pub(super) ssh_port: u16,
+}
+
+impl Mark {
+    /// Reads the element as libvirt returns it; `None` for anything else.
+    pub(super) fn parse(xml: &str) -> Option<Mark> {
+        let mut reader = quick_xml::Reader::from_str(xml);
+        loop {
+            let element = match reader.read_event().ok()? {
+                Event::Start(element) | Event::Empty(element) => element,
+                Event::Eof => return None,
+                _ => continue,
+            };
+            let attribute = |name: &str| {
+                element
+                    .try_get_attribute(name)
+                    .ok()
+                    .flatten()
+                    .and_then(|attribute| attribute.normalized_value(XmlVersion::Implicit1_0).ok())
+                    .map(|value| value.into_owned())
+            };
+            return Some(Mark {
+                installation: attribute("installation")?,
+                attempt: AttemptId(attribute("attempt")?.parse().ok()?),
+                ssh_port: attribute("ssh_port")?.parse().ok()?,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Architecture, DiskFormat};
+    use crate::vm::hypervisor::{BackingImage, OverlaySpec};
+
+    fn around(accelerator: Accelerator) -> Surroundings {
+        Surroundings {
+            installation: "0C1d2e3f-aaaa-bbbb".into(),
+            accelerator,
+            owner_labels: true,
+        }
+    }
+
+    fn spec(network: Network) -> MachineSpec {
+        MachineSpec {
+            attempt: AttemptId(17),
+            arch: Architecture::X86_64,
+            machine: "q35".into(),
+            memory_mib: 384,
+            vcpus: 2,
+            kernel: Some(KernelSpec {
+                path: "/vms/vm-17/kernel".into(),
+                initrd: Some("/vms/vm-17/initrd".into()),
+                cmdline: "console=ttyS0 a=\"<&>'\"".into(),
+            }),
+            disk: Some(OverlaySpec {
+                path: "/vms/vm-17/overlay.qcow2".into(),
+                backing: vec![
+                    BackingImage {
+                        path: "/images/R&D/disk.qcow2".into(),
+                        format: DiskFormat::Qcow2,
+                    },
+                    BackingImage {
+                        path: "/images/R&D/base.raw".into(),
+                        format: DiskFormat::Raw,
+                    },
+                ],
+            }),
+            network,
+            console: "/vms/vm-17/console.log".into(),
+            ssh_port: 40_022,
+            guest_port: 22,
+        }
+    }
+
+    fn rendered(spec: &MachineSpec, accelerator: Accelerator) -> String {
+        render(spec, &around(accelerator)).expect("rendered")
+    }
+
+    /// The schema that libvirt installs; it knows every element and its place.
+    fn assert_valid(xml: &str) {
+        use std::process::Command;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), xml).expect("written");
+        match Command::new("virt-xml-validate")
+            .arg(file.path())
+            .arg("domain")
+            .output()
+        {
+            // The shell's word for a missing program, here xmllint.
+            Ok(output) if output.status.code() == Some(127) => eprintln!(
+                "skipped: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+            Ok(output) => assert!(
+                output.status.success(),
+                "{}\n{xml}",
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(error) => eprintln!("skipped: virt-xml-validate does not run: {error}"),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_machine_is_valid_to_libvirt() {
+        let full = spec(Network::Closed);
+        let mut diskless = spec(Network::Internet);
+        diskless.disk = None;
+        let mut without_kernel = spec(Network::LibvirtNetwork("lab".into()));
+        without_kernel.kernel = None;
+        let mut arm = spec(Network::Closed);
+        arm.arch = Architecture::Aarch64;
+        arm.machine = "virt".into();
+        for spec in [full, diskless, without_kernel, arm] {
+            for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+                assert_valid(&rendered(&spec, accelerator));
+            }
+        }
+    }
+
+    #[test]
+    fn text_of_a_platform_cannot_become_markup() {
+        let xml = rendered(&spec(Network::Closed), Accelerator::Tcg);
+        assert!(!xml.contains("<&>"), "{xml}");
+        assert!(xml.contains("R&amp;D"), "{xml}");
+    }
+
+    #[test]
+    fn the_network_is_closed_unless_it_is_opened() {
+        for (network, restrict) in [
+            (Network::Closed, "restrict=on"),
+            (Network::Internet, "restrict=off"),
+            (Network::LibvirtNetwork("lab".into()), "restrict=on"),
+        ] {
+            let xml = rendered(&spec(network), Accelerator::Tcg);
+            assert!(xml.contains(restrict), "{xml}");
+            assert!(xml.contains("hostfwd=tcp:127.0.0.1:40022-:22"), "{xml}");
+        }
+    }
+
+    #[test]
+    fn kvm_is_for_the_hosts_own_architecture() {
+        let own = rendered(&spec(Network::Closed), Accelerator::Kvm);
+        let mut foreign = spec(Network::Closed);
+        foreign.arch = match std::env::consts::ARCH {
+            "aarch64" => Architecture::X86_64,
+            _ => Architecture::Aarch64,
+        };
+        let foreign = rendered(&foreign, Accelerator::Kvm);
+        assert_eq!(
+            own.contains("type=\"kvm\""),
+            std::env::consts::ARCH == "x86_64"
+        );
+        assert!(foreign.contains("type=\"qemu\""), "{foreign}");
+    }
+
+    #[test]
+    fn our_mark_is_read_back_and_a_strangers_is_not() {
+        let xml = rendered(&spec(Network::Closed), Accelerator::Tcg);
+        let start = xml.find("<vivarium:vm").expect("our element");
+        let end = xml.find("</metadata>").expect("its end");
+        assert_eq!(
+            Mark::parse(&xml[start..end]),
+            Some(Mark {
+                installation: "0C1d2e3f-aaaa-bbbb".into(),
+                attempt: AttemptId(17),
+                ssh_port: 40_022
+            })
+        );
+        assert_eq!(Mark::parse("<other attempt='17'/>"), None);
+        assert_eq!(Mark::parse("<vm attempt='"), None);
+        assert_eq!(
+            around(Accelerator::Tcg).domain_name(AttemptId(17)),
+            "vivarium-0c1d2e3f-vm-17"
+        );
+    }
+}

@@ -1,0 +1,468 @@
+//! The stage `vm` on real libvirt: `qemu:///system` as root, `qemu:///session` otherwise; another one by
+//! `VIVARIUM_LIBVIRT_URI`. The guest is the platform `tiny-linux` of `VIVARIUM_IMAGES`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vivarium::model::{
+    Architecture, AttemptId, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily,
+    Platform, PlatformKind, SshSpec,
+};
+use vivarium::vm::{Acceleration, Machines, VmConfig, VmError};
+
+/// What the guest's SSH server prints once it listens.
+const READY: &str = "Not backgrounding";
+/// Only a bound: a translated guest on a busy host is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+const ONE: AttemptId = AttemptId(1);
+const TWO: AttemptId = AttemptId(2);
+
+/// A master's share of the host: a folder, a mark, and nothing left of either when the test ends.
+struct Master {
+    folder: tempfile::TempDir,
+    config: VmConfig,
+    machines: Machines,
+}
+
+impl Master {
+    /// `None`, with the reason on stderr, where the host has no guest for us.
+    async fn new() -> Option<Master> {
+        if let Err(reason) = images() {
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        // QEMU's user passes through.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("opened");
+        let unique = folder.path().file_name().expect("a name").to_string_lossy();
+        let config = VmConfig {
+            uri: uri(),
+            dir: folder.path().join("vms"),
+            acceleration: Acceleration::Auto,
+            installation: unique.trim_start_matches(".tmp").to_owned(),
+        };
+        let machines = Machines::open(config.clone()).await.expect("libvirt");
+        Some(Master {
+            folder,
+            config,
+            machines,
+        })
+    }
+
+    /// The same master in a new process.
+    async fn restarted(&self) -> Machines {
+        Machines::open(self.config.clone()).await.expect("libvirt")
+    }
+
+    /// The machine's QEMU, by the name that libvirt gives to it.
+    fn qemu(&self, attempt: AttemptId) -> Option<i32> {
+        let mark = self.config.installation.to_ascii_lowercase();
+        let mark = &mark[..mark.len().min(8)];
+        let name = format!("guest=vivarium-{mark}-{attempt},");
+        std::fs::read_dir("/proc")
+            .expect("listed")
+            .find_map(|entry| {
+                let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+                let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                String::from_utf8_lossy(&arguments)
+                    .contains(&name)
+                    .then_some(pid)
+            })
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        std::fs::read_dir(&self.config.dir)
+            .expect("listed")
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
+    }
+
+    /// The promise of every test: no machine, no file, no process.
+    async fn assert_nothing_left(&self) {
+        assert_eq!(self.files(), Vec::<PathBuf>::new());
+        for attempt in [ONE, TWO] {
+            assert!(!self.machines.is_running(attempt).await.expect("asked"));
+            assert_eq!(self.qemu(attempt), None, "{attempt} has a process left");
+        }
+        let swept = self.machines.sweep(&HashSet::new()).await.expect("swept");
+        assert!(swept.is_empty(), "{swept}");
+    }
+}
+
+/// A test that failed on its way leaves no process to the host.
+impl Drop for Master {
+    fn drop(&mut self) {
+        for attempt in [ONE, TWO] {
+            if let Some(pid) = self.qemu(attempt) {
+                kill(pid);
+            }
+        }
+    }
+}
+
+fn uri() -> String {
+    std::env::var("VIVARIUM_LIBVIRT_URI").unwrap_or_else(|_| {
+        if nix::unistd::geteuid().is_root() {
+            "qemu:///system".into()
+        } else {
+            "qemu:///session".into()
+        }
+    })
+}
+
+fn images() -> Result<PathBuf, String> {
+    let images = std::env::var_os("VIVARIUM_IMAGES")
+        .map_or_else(|| "/var/cache/vivarium/images".into(), PathBuf::from);
+    let folder = images.join("tiny-linux");
+    if folder.join("vmlinux").is_file() && folder.join("initrd.img").is_file() {
+        Ok(folder)
+    } else {
+        Err(format!(
+            "{} has no vmlinux and initrd.img",
+            folder.display()
+        ))
+    }
+}
+
+fn tiny() -> Platform {
+    let folder = images().expect("checked by Master::new");
+    Platform {
+        name: "tiny-linux".into(),
+        tags: Vec::new(),
+        os: OsFamily::Linux,
+        arch: Architecture::X86_64,
+        kind: PlatformKind::Vm {
+            kernel: Some(KernelSpec {
+                path: folder.join("vmlinux"),
+                initrd: Some(folder.join("initrd.img")),
+                cmdline: "console=ttyS0 quiet panic=-1".into(),
+            }),
+            disk: None,
+            machine: "pc".into(),
+            memory_mib: 384,
+            vcpus: 1,
+            network: Network::Closed,
+            console: ConsoleSpec {
+                ready_marker: Some(READY.into()),
+            },
+        },
+        ssh: SshSpec {
+            user: "build".into(),
+            port: 22,
+            key: folder.join("ssh_key"),
+            host_key: folder.join("ssh_host_key.pub"),
+        },
+        work_dir: "/home/build/work".into(),
+        state_dir: "/tmp/vivarium".into(),
+        shell: vec!["sh".into(), "-c".into()],
+        env: BTreeMap::new(),
+        limit: 2,
+        boot_deadline_secs: 60,
+        connect_deadline_secs: 60,
+    }
+}
+
+/// The same guest, changed.
+fn tiny_with(change: impl FnOnce(&mut KernelSpec, &mut Option<DiskSpec>, &mut String)) -> Platform {
+    let mut platform = tiny();
+    if let PlatformKind::Vm {
+        kernel: Some(kernel),
+        disk,
+        machine,
+        ..
+    } = &mut platform.kind
+    {
+        change(kernel, disk, machine);
+    }
+    platform
+}
+
+fn golden_disk(folder: &Path) -> DiskSpec {
+    let path = folder.join("golden.qcow2");
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&path)
+        .arg("64M")
+        .status()
+        .expect("qemu-img runs");
+    assert!(made.success());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("opened");
+    DiskSpec {
+        path,
+        format: DiskFormat::Qcow2,
+        size_gib: Some(1),
+    }
+}
+
+async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?}"))
+}
+
+/// The first bytes of the server behind the port.
+fn greeting(port: u16) -> String {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    connection
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout");
+    let mut bytes = [0; 4];
+    connection.read_exact(&mut bytes).expect("a greeting");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn kill(pid: i32) {
+    use nix::sys::signal::{Signal, kill};
+    kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).expect("killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_boots_answers_and_leaves_nothing() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let machines = &master.machines;
+    for machine in ["pc", "q35"] {
+        let platform = tiny_with(|_, _, own| *own = machine.into());
+        machines
+            .check_platform(&platform)
+            .await
+            .expect("a good platform");
+
+        let began = Instant::now();
+        let port = machines.start(ONE, &platform).await.expect("started");
+        eprintln!("{machine}: start {:?}", began.elapsed());
+        patiently("the boot", machines.wait_for_console(ONE, READY))
+            .await
+            .expect("booted");
+        eprintln!("{machine}: marker {:?}", began.elapsed());
+        assert!(machines.is_running(ONE).await.expect("asked"));
+        let greeted = tokio::task::spawn_blocking(move || greeting(port)).await;
+        assert_eq!(greeted.expect("greeted"), "SSH-");
+        assert!(machines.console_tail(ONE, 4096).await.contains(READY));
+
+        let began = Instant::now();
+        machines.destroy(ONE).await.expect("destroyed");
+        eprintln!("{machine}: destroy {:?}", began.elapsed());
+        machines.destroy(ONE).await.expect("destroyed again");
+        master.assert_nothing_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_qemu_is_noticed_with_a_reason() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let machines = &master.machines;
+    machines.start(ONE, &tiny()).await.expect("started");
+    let waiter = machines.clone();
+    let console = tokio::spawn(async move { waiter.wait_for_console(ONE, "never printed").await });
+    kill(master.qemu(ONE).expect("a QEMU"));
+
+    let gone = patiently("the notice", machines.wait_gone(ONE)).await;
+    assert!(gone.why.contains("QEMU died"), "{gone}");
+    match patiently("the console's notice", console).await {
+        Ok(Err(VmError::Gone(gone))) => assert_eq!(gone.attempt, ONE),
+        other => panic!("{other:?}"),
+    }
+    machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_reboots_is_gone() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let machines = &master.machines;
+    // No init: the kernel panics, and `panic=-1` reboots at once.
+    let platform = tiny_with(|kernel, _, _| {
+        kernel.initrd = None;
+        kernel.cmdline = "console=ttyS0 panic=-1 root=/dev/none".into();
+    });
+    machines.start(ONE, &platform).await.expect("started");
+    let gone = patiently("the end", machines.wait_gone(ONE)).await;
+    assert!(gone.why.contains("powered off or rebooted"), "{gone}");
+    assert!(
+        machines
+            .console_tail(ONE, 8192)
+            .await
+            .contains("Kernel panic")
+    );
+    machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_removes_the_orphan_and_spares_the_living_and_the_strangers() {
+    let (Some(master), Some(stranger)) = (Master::new().await, Master::new().await) else {
+        return;
+    };
+    for attempt in [ONE, TWO] {
+        master
+            .machines
+            .start(attempt, &tiny())
+            .await
+            .expect("started");
+    }
+    stranger
+        .machines
+        .start(TWO, &tiny())
+        .await
+        .expect("started");
+    let leftover = master.config.dir.join("vm-3");
+    std::fs::create_dir(&leftover).expect("made");
+
+    let machines = master.restarted().await;
+    let swept = machines.sweep(&HashSet::from([ONE])).await.expect("swept");
+    assert_eq!(swept.machines, [TWO], "{swept}");
+    assert_eq!(swept.folders, [AttemptId(3)], "{swept}");
+    assert!(machines.is_running(ONE).await.expect("asked"));
+    assert!(!machines.is_running(TWO).await.expect("asked"));
+    assert!(stranger.machines.is_running(TWO).await.expect("asked"));
+
+    machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+    stranger.machines.destroy(TWO).await.expect("destroyed");
+    stranger.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_of_a_living_vm_keeps_it() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let port = master.machines.start(ONE, &tiny()).await.expect("started");
+    let qemu = master.qemu(ONE);
+    let restarted = master.restarted().await;
+    assert_eq!(restarted.start(ONE, &tiny()).await.expect("kept"), port);
+    assert_eq!(master.qemu(ONE), qemu);
+    patiently("the boot", restarted.wait_for_console(ONE, READY))
+        .await
+        .expect("booted");
+    restarted.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_share_golden_files_that_nobody_changes() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let machines = &master.machines;
+    let disk = golden_disk(master.folder.path());
+    let platform = tiny_with(|_, own, _| *own = Some(disk.clone()));
+    let golden: Vec<PathBuf> = match &platform.kind {
+        PlatformKind::Vm { kernel, .. } => kernel
+            .iter()
+            .flat_map(|kernel| [Some(kernel.path.clone()), kernel.initrd.clone()])
+            .flatten()
+            .chain([disk.path.clone()])
+            .collect(),
+        PlatformKind::Ssh { .. } => Vec::new(),
+    };
+    let look = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).expect("a golden file");
+        (
+            metadata.uid(),
+            metadata.gid(),
+            metadata.mode(),
+            metadata.len(),
+            metadata.mtime_nsec(),
+        )
+    };
+    let before: Vec<_> = golden.iter().map(look).collect();
+    let assert_unchanged = |moment: &str| {
+        let now: Vec<_> = golden.iter().map(look).collect();
+        assert_eq!(now, before, "{moment}");
+    };
+
+    let (one, two) = tokio::join!(
+        machines.start(ONE, &platform),
+        machines.start(TWO, &platform)
+    );
+    assert_ne!(one.expect("started"), two.expect("started"));
+    assert_unchanged("while two run");
+    machines.destroy(TWO).await.expect("destroyed");
+    assert_unchanged("after one ended");
+    patiently("the boot", machines.wait_for_console(ONE, READY))
+        .await
+        .expect("booted");
+    machines.destroy(ONE).await.expect("destroyed");
+    assert_unchanged("after both ended");
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_platform_lacks_is_named() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let nowhere = master.folder.path().join("nowhere");
+    let kernelless = tiny_with(|kernel, _, _| kernel.path = nowhere.clone());
+    let diskless = tiny_with(|_, disk, _| {
+        *disk = Some(DiskSpec {
+            path: nowhere.clone(),
+            format: DiskFormat::Qcow2,
+            size_gib: None,
+        });
+    });
+    for platform in [kernelless, diskless] {
+        for outcome in [
+            master.machines.check_platform(&platform).await,
+            master.machines.start(ONE, &platform).await.map(|_| ()),
+        ] {
+            match outcome {
+                Err(error @ VmError::Image { .. }) => assert!(
+                    error.to_string().contains(&nowhere.display().to_string()),
+                    "{error}"
+                ),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_qemu_may_not_read_is_refused_with_a_remedy() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    if !master.config.uri.ends_with("/system") {
+        eprintln!("skipped: QEMU runs as this user, who can read it");
+        return;
+    }
+    let disk = golden_disk(master.folder.path());
+    std::fs::set_permissions(&disk.path, std::fs::Permissions::from_mode(0o600)).expect("closed");
+    let platform = tiny_with(|_, own, _| *own = Some(disk.clone()));
+    let error = master
+        .machines
+        .start(ONE, &platform)
+        .await
+        .expect_err("refused")
+        .to_string();
+    let remedy = format!("chmod o+r {}", disk.path.display());
+    assert!(error.contains(&remedy), "{error}");
+    master.machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_tells_its_size() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let capacity = master.machines.capacity().await.expect("asked");
+    assert!(capacity.memory_mib > 256 && capacity.vcpus > 0);
+    eprintln!(
+        "{capacity:?}, {:?}: {}",
+        master.machines.accelerator(),
+        master.machines.accelerator_why()
+    );
+}
