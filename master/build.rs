@@ -1,8 +1,8 @@
 //! Builds the agents that the master pushes into guests and lists them for `session/push.rs`.
 //!
 //! ```text
-//!   ../agent ──nested cargo, release, static──> OUT_DIR/agent/… ──┐
-//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ────────────┴─> OUT_DIR/agents.rs (include_bytes!)
+//!   ../agent ──nested cargo, release, static──> OUT_DIR/<os>-<arch> ──┐
+//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ────────────────┴─> OUT_DIR/agents.rs (include_bytes!)
 //! ```
 //!
 //! The nested cargo has a target folder of its own, so it never waits for the lock that the outer one holds; it
@@ -96,7 +96,12 @@ fn variable(name: &str) -> Result<String, Box<dyn Error>> {
 
 /// Builds the agent for one target and says where it is.
 fn build(agent_dir: &Path, out_dir: &Path, target: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let target_dir = out_dir.join("agent");
+    // Beside the folders of all build scripts, so that check, clippy and build share it; the copy is this build's own.
+    let shared = out_dir
+        .ancestors()
+        .find(|dir| dir.file_name().is_some_and(|name| name == "build"))
+        .and_then(Path::parent);
+    let target_dir = shared.unwrap_or(out_dir).join("vivarium-agent-build");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
         let Some(name) = name.to_str() else { continue };
@@ -149,10 +154,14 @@ fn build(agent_dir: &Path, out_dir: &Path, target: &str) -> Result<PathBuf, Box<
         )
         .into());
     }
-    Ok(target_dir
+    let built = target_dir
         .join(target)
         .join("release")
-        .join("vivarium-agent"))
+        .join("vivarium-agent");
+    let kept = out_dir.join(target);
+    std::fs::copy(&built, &kept)
+        .map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    Ok(kept)
 }
 
 /// The agents in a folder that are named for a guest that we know.

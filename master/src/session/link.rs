@@ -45,6 +45,7 @@ pub(super) struct Link {
     connection: Connection,
     outgoing: mpsc::Sender<Vec<u8>>,
     pub(super) router: Arc<Router>,
+    life: Life,
     tasks: JoinSet<()>,
 }
 
@@ -77,17 +78,18 @@ impl Link {
             exit: None,
         };
         tasks.spawn(incoming.run());
-        tasks.spawn(write(writer, frames, Arc::clone(&life)));
+        tasks.spawn(write(writer, frames));
         tasks.spawn(beat(
             outgoing.clone(),
             Arc::clone(&router),
             Arc::clone(&connection.gate),
-            life,
+            Arc::clone(&life),
         ));
         Self {
             connection,
             outgoing,
             router,
+            life,
             tasks,
         }
     }
@@ -107,6 +109,14 @@ impl Link {
     pub(super) async fn send(&self, frame: Frame) -> Result<(), SessionError> {
         let sent = self.outgoing.send(frame.into_bytes()).await;
         sent.map_err(|_| self.router.lost())
+    }
+
+    /// Sends a piece of an upload.
+    pub(super) async fn send_data(&self, data: Vec<u8>) -> Result<(), SessionError> {
+        self.send(Frame::Data(data)).await?;
+        // Its answers wait behind what it takes, but it takes: a dead guest stops doing so when its window is full.
+        self.life.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A place in the queue, to be had before a request is registered: from then on nothing may come in between.
@@ -200,14 +210,12 @@ impl Incoming {
     }
 }
 
-async fn write(writer: ChannelWriteHalf<Msg>, mut frames: mpsc::Receiver<Vec<u8>>, life: Life) {
+async fn write(writer: ChannelWriteHalf<Msg>, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
         if writer.data_bytes(frame).await.is_err() {
             // The reader tells why.
             return;
         }
-        // The guest gave window for it, so it lives; a dead one stops doing so within its window.
-        life.store(true, Ordering::Relaxed);
     }
 }
 

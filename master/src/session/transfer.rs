@@ -47,7 +47,7 @@ pub(super) async fn upload<R: AsyncRead + Unpin + Send>(
             }
             read = piece.read_buf(&mut content) => match read {
                 Ok(0) => break,
-                Ok(_) => link.send(Frame::Data(content)).await?,
+                Ok(_) => link.send_data(content).await?,
                 Err(source) => {
                     return Err(SessionError::Source { name: router.name().to_owned(), source });
                 }
