@@ -286,7 +286,10 @@ async fn a_command_that_ignores_the_wish_is_killed() {
     let guest = Guest::start().await;
     let agent = guest.connect().await;
     let script = "trap '' TERM; echo ready; while true; do sleep 1; done";
-    let mut following = agent.start(&id("deaf"), guest.command(script)).await.unwrap();
+    let mut following = agent
+        .start(&id("deaf"), guest.command(script))
+        .await
+        .unwrap();
     let ready = within(following.next()).await.unwrap();
     assert!(matches!(ready, FollowEvent::Output { .. }));
     let grace = Duration::from_millis(100);
@@ -338,7 +341,10 @@ async fn another_execution_takes_the_place_of_the_one_followed() {
     let guest = Guest::start().await;
     let agent = guest.connect().await;
     let script = "echo 1; while [ ! -e go ]; do sleep 0.05; done; echo 2";
-    let mut first = agent.start(&id("first"), guest.command(script)).await.unwrap();
+    let mut first = agent
+        .start(&id("first"), guest.command(script))
+        .await
+        .unwrap();
     within(first.next()).await.unwrap();
     let (_, output) = run(&agent, "second", guest.command("echo other")).await;
     assert_eq!(output, b"other\n");
@@ -361,7 +367,10 @@ async fn another_host_key_is_refused_and_the_pinning_file_named() {
     let error = guest.refusal().await;
     assert!(matches!(error, SessionError::HostKey { .. }), "{error}");
     let sentence = error.to_string();
-    assert!(sentence.contains("pinned.pub") && sentence.contains("vm-17"), "{sentence}");
+    assert!(
+        sentence.contains("pinned.pub") && sentence.contains("vm-17"),
+        "{sentence}"
+    );
     assert_eq!(guest.served(), 1, "waiting does not mend it");
 }
 
@@ -391,8 +400,13 @@ async fn a_client_key_that_nobody_knows_is_refused() {
         key: guest.dir.path().join("other"),
         ..guest.endpoint()
     };
-    let error = within(Agent::connect(&endpoint, &guest.spec())).await.unwrap_err();
-    assert!(matches!(error, SessionError::Authentication { .. }), "{error}");
+    let error = within(Agent::connect(&endpoint, &guest.spec()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SessionError::Authentication { .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("/other"), "{error}");
 }
 
@@ -410,7 +424,9 @@ async fn a_key_file_that_is_none_is_named() {
             host_key: guest.dir.path().join(host_key),
             ..guest.endpoint()
         };
-        let error = within(Agent::connect(&endpoint, &guest.spec())).await.unwrap_err();
+        let error = within(Agent::connect(&endpoint, &guest.spec()))
+            .await
+            .unwrap_err();
         assert!(matches!(error, SessionError::KeyFile { .. }), "{error}");
     }
     assert_eq!(guest.served(), 0);
@@ -424,8 +440,13 @@ async fn a_guest_without_an_agent_is_not_even_connected_to() {
         arch: Architecture::Aarch64,
         state_dir: "x".to_owned(),
     };
-    let error = within(Agent::connect(&guest.endpoint(), &spec)).await.unwrap_err();
-    assert!(error.to_string().contains("no agent for windows/aarch64"), "{error}");
+    let error = within(Agent::connect(&guest.endpoint(), &spec))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no agent for windows/aarch64"),
+        "{error}"
+    );
     assert_eq!(guest.served(), 0);
 }
 
@@ -476,6 +497,25 @@ async fn a_given_up_connection_is_closed() {
 }
 
 #[tokio::test]
+async fn a_dropped_session_is_closed_and_its_command_goes_on() {
+    let guest = Guest::start().await;
+    let agent = guest.connect().await;
+    let script = "while [ ! -e go ]; do sleep 0.05; done; echo went on";
+    let following = agent.start(&id("on"), guest.command(script)).await.unwrap();
+    drop(agent);
+    let sshd = guest.connections.lock().unwrap().pop();
+    within(sshd.unwrap().wait()).await.unwrap();
+    drop(following);
+    std::fs::write(guest.path("go"), "").unwrap();
+    let agent = guest.connect().await;
+    let mut following = agent.attach(&id("on"), 0).await.unwrap().unwrap();
+    let mut output = Vec::new();
+    let exit = read_to_end(&agent, &mut following, &mut output).await;
+    assert_eq!(exit.unwrap(), Exit::Code { code: 0 });
+    assert_eq!(output, b"went on\n");
+}
+
+#[tokio::test]
 async fn the_agent_is_pushed_once() {
     use std::os::unix::fs::MetadataExt;
     let guest = Guest::start().await;
@@ -521,7 +561,10 @@ async fn a_shell_that_ends_tells_what_it_said() {
     let forced = "ForceCommand echo no such account >&2; exit 9";
     let guest = Guest::with(forced, &["ed25519"], "ed25519").await;
     let sentence = guest.refusal().await.to_string();
-    assert!(sentence.contains("no such account") && sentence.contains("status 9"), "{sentence}");
+    assert!(
+        sentence.contains("no such account") && sentence.contains("status 9"),
+        "{sentence}"
+    );
 }
 
 #[tokio::test]
@@ -531,8 +574,13 @@ async fn a_state_folder_that_cannot_be_made_is_told() {
         state_dir: guest.path("client/below-a-file"),
         ..guest.spec()
     };
-    let error = within(Agent::connect(&guest.endpoint(), &spec)).await.unwrap_err();
-    assert!(error.to_string().contains("cannot create directory"), "{error}");
+    let error = within(Agent::connect(&guest.endpoint(), &spec))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("cannot create directory"),
+        "{error}"
+    );
 }
 
 // Losing it.
@@ -542,9 +590,13 @@ async fn a_lost_connection_loses_no_byte() {
     let guest = Guest::start().await;
     let content = noise(3_000_000);
     std::fs::write(guest.path("noise"), &content).unwrap();
-    let script = "head -c 1000000 noise; while [ ! -e go ]; do sleep 0.05; done; tail -c +1000001 noise";
+    let script =
+        "head -c 1000000 noise; while [ ! -e go ]; do sleep 0.05; done; tail -c +1000001 noise";
     let agent = guest.connect().await;
-    let mut following = agent.start(&id("long"), guest.command(script)).await.unwrap();
+    let mut following = agent
+        .start(&id("long"), guest.command(script))
+        .await
+        .unwrap();
     let mut output = Vec::new();
     while output.len() < 500_000 {
         match within(following.next()).await.unwrap() {
@@ -597,9 +649,16 @@ async fn stand_still(guest: &Guest, agent: &Agent) -> Following {
     let following = agent.start(&id("endless"), command).await.unwrap();
     let spooled = || {
         let mut size = std::process::Command::new("du");
-        let size = size.args(["-sb", &guest.spec().state_dir]).output().unwrap();
+        let size = size
+            .args(["-sb", &guest.spec().state_dir])
+            .output()
+            .unwrap();
         let text = String::from_utf8(size.stdout).unwrap();
-        text.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        text.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     while spooled() < full {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -620,7 +679,9 @@ async fn a_stop_gets_through_while_output_is_unread() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut output = Vec::new();
-    let exit = read_to_end(&agent, &mut following, &mut output).await.unwrap();
+    let exit = read_to_end(&agent, &mut following, &mut output)
+        .await
+        .unwrap();
     assert!(matches!(exit, Exit::Signal { .. }), "{exit:?}");
     assert!(output.len() as u64 > 8 * 1024 * 1024);
 }
@@ -638,7 +699,9 @@ async fn a_slow_reader_is_not_the_guests_fault() {
     let grace = Duration::from_secs(5);
     agent.stop(&id("endless"), grace).await.unwrap();
     let mut output = Vec::new();
-    read_to_end(&agent, &mut following, &mut output).await.unwrap();
+    read_to_end(&agent, &mut following, &mut output)
+        .await
+        .unwrap();
 }
 
 // Files.
@@ -676,9 +739,15 @@ async fn a_tree_is_unpacked_and_files_are_written() {
 
     let below = guest.path("client/x");
     let refused = within(agent.write(&below, content.as_slice(), false)).await;
-    assert!(matches!(refused, Err(SessionError::Refused { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SessionError::Refused { .. })),
+        "{refused:?}"
+    );
     let refused = within(agent.unpack(&work, content.as_slice())).await;
-    assert!(matches!(refused, Err(SessionError::Refused { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SessionError::Refused { .. })),
+        "{refused:?}"
+    );
     let entries = within(agent.unpack(&work, tar.as_slice())).await;
     assert_eq!(entries.unwrap(), 4, "the connection is as good as before");
 }
@@ -707,7 +776,9 @@ async fn a_source_that_breaks_leaves_no_half_file() {
     let guest = Guest::start().await;
     let agent = guest.connect().await;
     let half = guest.path("half");
-    let error = within(agent.write(&half, Broken(0), false)).await.unwrap_err();
+    let error = within(agent.write(&half, Broken(0), false))
+        .await
+        .unwrap_err();
     assert!(matches!(error, SessionError::Source { .. }), "{error}");
     within(agent.closed()).await;
     let agent = guest.connect().await;
@@ -746,7 +817,11 @@ async fn files_are_collected_whole_and_checked() {
             }
             found.push((path, hex::encode(hash.finalize())));
         }
-        let first = if skip_first { "skipped".to_owned() } else { hash(&content) };
+        let first = if skip_first {
+            "skipped".to_owned()
+        } else {
+            hash(&content)
+        };
         let expected = [
             ("a.bin".to_owned(), first),
             ("empty.bin".to_owned(), hash(b"")),
@@ -760,7 +835,9 @@ async fn files_are_collected_whole_and_checked() {
     // One that is given up is out of the next one's way.
     drop(agent.collect(&out, &globs, 10, 10_000_000).await.unwrap());
     let nowhere = guest.path("nowhere");
-    let mut refused = within(agent.collect(&nowhere, &globs, 10, 10)).await.unwrap();
+    let mut refused = within(agent.collect(&nowhere, &globs, 10, 10))
+        .await
+        .unwrap();
     let error = within(refused.next_file()).await.unwrap_err();
     assert!(matches!(error, SessionError::Refused { .. }), "{error}");
     assert!(within(refused.next_file()).await.unwrap().is_none());
@@ -785,24 +862,39 @@ async fn throughput() {
     let key = std::fs::read_to_string(&guest.host_key).unwrap();
     let known = guest.path("known");
     std::fs::write(&known, format!("[127.0.0.1]:{} {key}", guest.port)).unwrap();
-    let ssh = |command: String| {
+    let ssh = |command: String, option: &str| {
         let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &guest.port.to_string(), "-i", &guest.path("client")])
-            .args(["-o", &format!("UserKnownHostsFile={known}")])
-            .arg(format!("{}@127.0.0.1", guest.endpoint().user))
-            .arg(command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        ssh.args(["-o", option]);
+        ssh.args([
+            "-F",
+            "none",
+            "-p",
+            &guest.port.to_string(),
+            "-i",
+            &guest.path("client"),
+        ])
+        .args(["-o", &format!("UserKnownHostsFile={known}")])
+        .arg(format!("{}@127.0.0.1", guest.endpoint().user))
+        .arg(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
         async move { assert!(ssh.status().await.unwrap().success()) }
     };
     let rate = |started: Instant| BYTES as f64 / 1e6 / started.elapsed().as_secs_f64();
     for round in 0..3 {
         let started = Instant::now();
-        ssh("true".to_owned()).await;
+        ssh("true".to_owned(), "Compression=no").await;
         println!("ssh true: {:?}", started.elapsed());
         let started = Instant::now();
-        ssh(format!("cat {noise_path}")).await;
+        ssh(format!("cat {noise_path}"), "Compression=no").await;
         let openssh = rate(started);
+        let started = Instant::now();
+        ssh(
+            format!("cat {noise_path}"),
+            "Ciphers=aes128-gcm@openssh.com",
+        )
+        .await;
+        let same_cipher = rate(started);
 
         let started = Instant::now();
         let execution = id(&format!("run-{round}"));
@@ -831,7 +923,7 @@ async fn throughput() {
         let file = tokio::fs::File::open(&noise_path).await.unwrap();
         agent.write(&guest.path("copy"), file, false).await.unwrap();
         println!(
-            "ssh cat {openssh:.0} MB/s, follow {follow:.0} ({:.2}), collect {collect:.0} ({:.2}), write {:.0}",
+            "ssh cat {openssh:.0} MB/s, with our cipher {same_cipher:.0}; follow {follow:.0} ({:.2}), collect {collect:.0} ({:.2}), write {:.0}",
             follow / openssh,
             collect / openssh,
             rate(started)

@@ -11,8 +11,8 @@
 //!
 //! In comes an address, out come byte streams and how commands ended. What runs in the guest belongs to the guest: a
 //! lost connection or a restarted master connects again and attaches where it was. State here lasts as long as one
-//! connection and is owned by its [`route::Router`]. Everything that comes from the guest is a stranger's: bounded by
-//! the protocol's lengths and by the [`gate`], never indexed, its paths checked.
+//! connection and is owned by its `route::Router`. Everything that comes from the guest is a stranger's: bounded by
+//! the protocol's lengths and by the `gate`, never indexed, its paths checked.
 //!
 //! Output that nobody reads makes the guest wait, never our memory grow. Requests go out all the same; answers come
 //! in the order of the wire, so a start, an upload or a collection waits behind output that is not read:
@@ -29,9 +29,11 @@
 )]
 
 mod collect;
+mod connect;
 mod error;
 mod follow;
 mod gate;
+mod keys;
 mod link;
 mod push;
 mod route;
@@ -46,23 +48,16 @@ pub use push::available_agents;
 use crate::model::{Architecture, OsFamily};
 use link::Link;
 use route::{FollowRequest, Upload};
-use ssh::Keys;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use vivarium_protocol::{Execution, ExecutionState, Frame, Hello, StepCommand, ToAgent};
 
-/// The pauses between tries. Each try costs a booting guest a forked sshd, and QEMU's forward queues them all.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the agent may take to start a command or to find one: it answers at once, from an emulated guest's disk.
 const ANSWER: Duration = Duration::from_secs(60);
-/// A guest's clock that is this close is left alone; the agent thinks the same.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
-
 /// Where a guest's sshd is, and the keys of both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -113,137 +108,9 @@ impl std::fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// Connects: SSH handshake with the pinned host key, agent pushed if it is not there, started, its nonce echoed,
-    /// the guest's clock set.
-    ///
-    /// Waits as long as the caller lets it while nobody answers (refused, reset, closed early, silent), one connection
-    /// at a time. Drop the future to give up, or see [`Agent::connect_within`]. Errors are those that waiting does not mend.
-    pub async fn connect(endpoint: &Endpoint, guest: &GuestSpec) -> Result<Agent, SessionError> {
-        Self::connect_telling(endpoint, guest, &mut String::new()).await
-    }
-
-    /// The same with a deadline, after which [`SessionError::Unreachable`] tells how the last try went.
-    pub async fn connect_within(
-        endpoint: &Endpoint,
-        guest: &GuestSpec,
-        patience: Duration,
-    ) -> Result<Agent, SessionError> {
-        let mut last = String::new();
-        match timeout(patience, Self::connect_telling(endpoint, guest, &mut last)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let last = if last.is_empty() {
-                    "the first try is still unanswered"
-                } else {
-                    &last
-                };
-                Err(SessionError::Unreachable {
-                    name: endpoint.name.clone(),
-                    address: endpoint.address(),
-                    why: format!("tried for {:.1} s: {last}", patience.as_secs_f64()),
-                })
-            }
-        }
-    }
-
-    async fn connect_telling(
-        endpoint: &Endpoint,
-        guest: &GuestSpec,
-        last: &mut String,
-    ) -> Result<Agent, SessionError> {
-        let program = push::Program::find(&endpoint.name, guest)?;
-        let keys = Keys::read(endpoint).await?;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match Self::try_once(endpoint, guest, &keys, program).await {
-                Ok(agent) => return Ok(agent),
-                Err(ssh::Failed::ForGood(error)) => return Err(error),
-                Err(ssh::Failed::NotYet(why)) => {
-                    tracing::debug!(vm = endpoint.name, why, "no session yet");
-                    *last = why;
-                }
-            }
-            sleep(pause).await;
-            pause = next_pause(pause);
-        }
-    }
-
-    async fn try_once(
-        endpoint: &Endpoint,
-        guest: &GuestSpec,
-        keys: &Keys,
-        program: push::Program,
-    ) -> Result<Agent, ssh::Failed> {
-        let connection = ssh::open(endpoint, keys).await?;
-        let greeted = match push::start_agent(&connection, program, &guest.state_dir).await {
-            Ok(greeted) => greeted,
-            Err(push::Failed::Lost(why)) => return Err(ssh::Failed::NotYet(why)),
-            Err(push::Failed::Agent(why)) => {
-                return Err(ssh::Failed::ForGood(SessionError::Agent {
-                    name: endpoint.name.clone(),
-                    why,
-                }));
-            }
-        };
-        let hello = greeted.hello.clone();
-        let agent = Agent {
-            link: Link::start(&endpoint.name, connection, greeted),
-            hello,
-            follow_turn: Arc::default(),
-            upload_turn: Arc::default(),
-            collect_turn: Arc::default(),
-        };
-        agent
-            .set_clock()
-            .await
-            .map_err(|error| ssh::Failed::NotYet(error.to_string()))?;
-        tracing::debug!(
-            vm = endpoint.name,
-            pid = agent.hello.pid,
-            version = agent.hello.agent_version,
-            "agent greeted"
-        );
-        Ok(agent)
-    }
-
     /// What the agent said of itself.
     pub fn hello(&self) -> &Hello {
         &self.hello
-    }
-
-    /// A guest restored from a saved state lives in the past, and certificates fail there.
-    async fn set_clock(&self) -> Result<(), SessionError> {
-        let router = &self.link.router;
-        let unix_ms = |time: SystemTime| {
-            u64::try_from(
-                time.duration_since(UNIX_EPOCH)
-                    .unwrap_or_default()
-                    .as_millis(),
-            )
-        };
-        let now = unix_ms(SystemTime::now()).unwrap_or(u64::MAX);
-        if u128::from(now.abs_diff(self.hello.unix_ms)) <= CLOCK_TOLERANCE.as_millis() {
-            return Ok(());
-        }
-        let (sender, answer) = oneshot::channel();
-        let place = self.link.reserve().await?;
-        router.await_clock(sender)?;
-        place.send(Frame::to_agent(&ToAgent::SetClock { unix_ms: now }));
-        match timeout(ANSWER, answer).await {
-            Ok(Ok(Ok(stepped_ms))) => {
-                tracing::info!(vm = router.name(), stepped_ms, "the guest's clock was set")
-            }
-            // A user who may not do that. The job may not care.
-            Ok(Ok(Err(message))) => tracing::warn!(
-                vm = router.name(),
-                off_ms = self.hello.unix_ms.abs_diff(now),
-                message,
-                "the guest's clock is off and cannot be set"
-            ),
-            Ok(Err(_)) => return Err(router.lost()),
-            Err(_) => return Err(self.silent("set the clock")),
-        }
-        Ok(())
     }
 
     /// Empties the folder `dir`, creating it if need be, and unpacks a tar archive into it; returns its entries.
@@ -416,9 +283,4 @@ impl Agent {
             why: format!("did not {what} within {} s", ANSWER.as_secs()),
         }
     }
-}
-
-/// 0.5 s, 1 s, 2 s, 4 s, 5 s, 5 s, …
-fn next_pause(pause: Duration) -> Duration {
-    (pause * 2).min(LONGEST_PAUSE)
 }

@@ -311,7 +311,7 @@ impl Bootstrap<'_> {
         };
         match Frame::parse::<ToMaster>(&json) {
             Ok(ToMaster::Hello(hello)) if hello.protocol == PROTOCOL_VERSION => {
-                Ok((hello, decoder))
+                Ok((presentable(hello), decoder))
             }
             Ok(ToMaster::Hello(hello)) => Err(wrong(format!(
                 "it speaks version {}, we speak {PROTOCOL_VERSION}",
@@ -321,6 +321,14 @@ impl Bootstrap<'_> {
             Err(error) => Err(wrong(error.to_string())),
         }
     }
+}
+
+/// A guest's words about itself end up in logs and pages.
+fn presentable(mut hello: Hello) -> Hello {
+    for word in [&mut hello.agent_version, &mut hello.os, &mut hello.arch] {
+        *word = one_line(word.as_bytes());
+    }
+    hello
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

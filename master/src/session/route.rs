@@ -451,3 +451,6 @@ fn answer<T>(caller: oneshot::Sender<T>, value: T) {
 fn shown(execution: &Execution) -> String {
     super::error::one_line(execution.0.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

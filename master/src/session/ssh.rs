@@ -7,10 +7,11 @@
 //! [`open`] is one try; which failures are worth another is told by [`Failed`].
 
 use super::gate::{Gate, GatedStream};
+use super::keys::{Keys, describe};
 use super::{Endpoint, SessionError};
 use russh::client::{self, AuthResult, DisconnectReason, Handle, Msg};
 use russh::keys::ssh_key::PublicKey;
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, Preferred, cipher, compression, kex};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,85 +68,23 @@ pub(super) enum Failed {
     ForGood(SessionError),
 }
 
-/// The keys of both sides, read from their files.
-pub(super) struct Keys {
-    client: Arc<PrivateKey>,
-    pinned: Vec<PublicKey>,
-}
-
-impl Keys {
-    pub(super) async fn read(endpoint: &Endpoint) -> Result<Self, SessionError> {
-        let secret = tokio::fs::read_to_string(&endpoint.key)
-            .await
-            .map_err(|error| SessionError::key_file(&endpoint.key, error))?;
-        let client = russh::keys::decode_secret_key(&secret, None)
-            .map_err(|error| SessionError::key_file(&endpoint.key, error))?;
-        let public = tokio::fs::read_to_string(&endpoint.host_key)
-            .await
-            .map_err(|error| SessionError::key_file(&endpoint.host_key, error))?;
-        let mut pinned = Vec::new();
-        for line in public.lines().map(str::trim) {
-            if !line.is_empty() && !line.starts_with('#') {
-                let key = PublicKey::from_openssh(line);
-                pinned
-                    .push(key.map_err(|error| SessionError::key_file(&endpoint.host_key, error))?);
-            }
-        }
-        if pinned.is_empty() {
-            return Err(SessionError::key_file(
-                &endpoint.host_key,
-                "it holds no public key",
-            ));
-        }
-        Ok(Self {
-            client: Arc::new(client),
-            pinned,
-        })
-    }
-
-    /// The signatures to ask for: those that a pinned key can make, so that a server with several keys shows that one.
-    fn host_key_algorithms(&self) -> Vec<Algorithm> {
-        let mut algorithms = Vec::new();
-        for key in &self.pinned {
-            let of_key = match key.algorithm() {
-                Algorithm::Rsa { .. } => vec![
-                    Algorithm::Rsa {
-                        hash: Some(HashAlg::Sha512),
-                    },
-                    Algorithm::Rsa {
-                        hash: Some(HashAlg::Sha256),
-                    },
-                ],
-                Algorithm::Ecdsa { curve } => vec![Algorithm::Ecdsa { curve }],
-                other => vec![other],
-            };
-            for algorithm in of_key {
-                if !algorithms.contains(&algorithm) {
-                    algorithms.push(algorithm);
-                }
-            }
-        }
-        algorithms
-    }
-
-    fn config(&self) -> client::Config {
-        client::Config {
-            window_size: WINDOW,
-            maximum_packet_size: PACKET,
-            channel_buffer_size: CHANNEL_QUEUE,
-            nodelay: true,
-            // The agent's heartbeat is ours: it asks the agent, not only its sshd.
-            keepalive_interval: None,
-            inactivity_timeout: None,
-            preferred: Preferred {
-                kex: Cow::Borrowed(EXCHANGES),
-                key: Cow::Owned(self.host_key_algorithms()),
-                cipher: Cow::Borrowed(CIPHERS),
-                compression: Cow::Borrowed(&[compression::NONE]),
-                ..Preferred::DEFAULT
-            },
-            ..client::Config::default()
-        }
+fn config(keys: &Keys) -> client::Config {
+    client::Config {
+        window_size: WINDOW,
+        maximum_packet_size: PACKET,
+        channel_buffer_size: CHANNEL_QUEUE,
+        nodelay: true,
+        // The agent's heartbeat is ours: it asks the agent, not only its sshd.
+        keepalive_interval: None,
+        inactivity_timeout: None,
+        preferred: Preferred {
+            kex: Cow::Borrowed(EXCHANGES),
+            key: Cow::Owned(keys.host_key_algorithms()),
+            cipher: Cow::Borrowed(CIPHERS),
+            compression: Cow::Borrowed(&[compression::NONE]),
+            ..Preferred::DEFAULT
+        },
+        ..client::Config::default()
     }
 }
 
@@ -232,10 +171,6 @@ impl client::Handler for Events {
     }
 }
 
-fn describe(key: &PublicKey) -> String {
-    format!("{} {}", key.algorithm(), key.fingerprint(HashAlg::Sha256))
-}
-
 /// An SSH connection with a user logged in. Dropped, it is closed.
 pub(super) struct Connection {
     handle: Handle<Events>,
@@ -285,7 +220,7 @@ pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection,
         farewell: farewell.clone(),
     };
     let stream = GatedStream::new(socket, Arc::clone(&gate));
-    let shaken = client::connect_stream(Arc::new(keys.config()), stream, events);
+    let shaken = client::connect_stream(Arc::new(config(keys)), stream, events);
     let mut handle = match timeout(HANDSHAKE, shaken).await {
         Ok(Ok(handle)) => handle,
         Ok(Err(trouble)) => return Err(judge_handshake(endpoint, keys, &trouble)),
@@ -385,7 +320,7 @@ async fn log_in(
             name: endpoint.name.clone(),
             user: endpoint.user.clone(),
             key: endpoint.key.clone(),
-            why: format!("the key is refused, it would take {:?}", remaining_methods),
+            why: refusal(&remaining_methods),
         })),
         Err(error) => Err(Failed::NotYet(format!("during the login: {error}"))),
     }
@@ -419,4 +354,9 @@ impl Connection {
             tracing::debug!(%error, "the connection was closed before the goodbye");
         }
     }
+}
+
+fn refusal(others: &[russh::MethodKind]) -> String {
+    let others: Vec<&str> = others.iter().map(Into::into).collect();
+    format!("the key is refused; the server takes {}", others.join(", "))
 }
