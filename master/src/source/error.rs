@@ -113,6 +113,10 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
     ("unadvertised object", Complaint::NotOurRef),
     (".lock': File exists", Complaint::Locked),
     (
+        "could not read Password",
+        Complaint::Unreachable { hint: CHECK_TOKEN },
+    ),
+    (
         "could not read Username",
         Complaint::Unreachable { hint: CHECK_TOKEN },
     ),
@@ -124,6 +128,7 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
         "Repository not found",
         Complaint::Unreachable { hint: CHECK_TOKEN },
     ),
+    ("' not found", Complaint::Unreachable { hint: CHECK_TOKEN }),
     (
         "Permission denied (",
         Complaint::Unreachable { hint: CHECK_TOKEN },

@@ -379,6 +379,11 @@ pub(super) struct Judge {
 }
 
 impl Judge {
+    /// The error where the words tell of a damaged mirror: some commands go on and say that nothing was found.
+    pub(super) fn damage(&self, stderr: &str) -> Option<SourceError> {
+        (Complaint::read(stderr) == Complaint::Damaged).then(|| self.error(stderr))
+    }
+
     pub(super) fn error(&self, stderr: &str) -> SourceError {
         let repository = self.repository.clone();
         let what = self.what;
@@ -509,4 +514,58 @@ fn hide(text: &str, secrets: &[String]) -> String {
         .fold(text.to_owned(), |text, secret| {
             text.replace(secret.as_str(), "***")
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A git command that runs the script.
+    fn call(dir: &Path, script: &str) -> Call {
+        let text = "[[repository]]\nname = 'a/b'\nurl = '/x'\n";
+        let config = Config::parse(Path::new("/vivarium.toml"), text).unwrap();
+        let git = Git::new(dir);
+        git.write_settings().unwrap();
+        git.call(&config.repositories[0], dir, "test").args([
+            "-c",
+            &format!("alias.run=!{script}"),
+            "run",
+        ])
+    }
+
+    #[tokio::test]
+    async fn a_command_that_does_not_end_is_ended_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo $$ >pid; trap '' TERM; sleep 1000";
+        let call = call(dir.path(), script).timeout(Duration::from_millis(300));
+        let error = call.run().await.unwrap_err();
+        assert!(matches!(error, SourceError::Timeout { .. }), "{error}");
+        let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        while nix::sys::signal::kill(pid, None).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn output_and_messages_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = call(dir.path(), "yes").limit(1000).run().await.unwrap();
+        assert!(output.is_cut && output.is_success());
+        assert_eq!(output.stdout.len(), 1000);
+        let script = "yes | head -c 1000000 >&2; echo last >&2; exit 1";
+        let output = call(dir.path(), script).run().await.unwrap();
+        assert!(output.stderr.len() <= 2 * STDERR_LIMIT + 4096);
+        assert!(output.stderr.contains("last"));
+    }
+
+    #[tokio::test]
+    async fn git_sees_little_of_the_masters_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = call(dir.path(), "env").run().await.unwrap();
+        let text = output.text();
+        assert!(text.contains(&format!("HOME={}", dir.path().display())));
+        assert!(!text.contains("CARGO_MANIFEST_DIR"));
+    }
 }

@@ -1,5 +1,6 @@
 //! Commits: what a name means, what is new on a branch, and who wrote it.
 
+use super::git::Judge;
 use super::names::{Name, is_sha};
 use super::{SourceError, Sources};
 use crate::config::RepositoryConfig;
@@ -31,6 +32,7 @@ impl Sources {
     ) -> Result<String, SourceError> {
         let name = Name::parse(repository, reference)?;
         let call = self.ask(repository, "look up a commit of").await?;
+        let judge = call.judge();
         // Names go to its input, where nothing is an option.
         let questions: String = name
             .candidates()
@@ -47,7 +49,28 @@ impl Sources {
             .lines()
             .find_map(|line| line.strip_suffix(" commit").filter(|sha| is_sha(sha)))
             .map(str::to_owned)
-            .ok_or_else(|| not_found(repository, reference))
+            .ok_or_else(|| {
+                judge
+                    .damage(&output.stderr)
+                    .unwrap_or_else(|| not_found(repository, reference))
+            })
+    }
+
+    /// Why a command failed that was given these commits: most often one of them is not there, which git says in too many
+    /// ways to tell it from damage.
+    pub(super) async fn explain(
+        &self,
+        repository: &RepositoryConfig,
+        given: &[&str],
+        judge: &Judge,
+        stderr: &str,
+    ) -> SourceError {
+        for sha in given {
+            if let Err(error) = self.resolve(repository, sha).await {
+                return error;
+            }
+        }
+        judge.error(stderr)
     }
 
     /// The full sha, without asking git where it is one already.
@@ -150,8 +173,9 @@ impl Sources {
             .run()
             .await?;
         if !output.is_success() {
-            return Err(missing(repository, &output.stderr, &[&sha])
-                .unwrap_or_else(|| judge.error(&output.stderr)));
+            return Err(self
+                .explain(repository, &[&sha], &judge, &output.stderr)
+                .await);
         }
         Ok(output.text().split_whitespace().next().map(str::to_owned))
     }
@@ -193,8 +217,9 @@ impl Sources {
             .run()
             .await?;
         if !output.is_success() {
-            return Err(missing(repository, &output.stderr, &[tip])
-                .unwrap_or_else(|| judge.error(&output.stderr)));
+            return Err(self
+                .explain(repository, &[tip], &judge, &output.stderr)
+                .await);
         }
         let text = output.text();
         let fields: Vec<&str> = text.split('\0').collect();
@@ -226,28 +251,4 @@ pub(super) fn not_found(repository: &RepositoryConfig, what: &str) -> SourceErro
         repository: repository.name.clone(),
         what: what.to_owned(),
     }
-}
-
-/// Whether git's complaint is that one of the commits it was given is not there: that is no damage.
-pub(super) fn missing(
-    repository: &RepositoryConfig,
-    stderr: &str,
-    given: &[&str],
-) -> Option<SourceError> {
-    const WORDS: [&str; 6] = [
-        "bad object ",
-        "Not a valid object name ",
-        "not a valid object name: ",
-        "Not a valid commit name ",
-        "not a commit: ",
-        "could not parse as tree: ",
-    ];
-    given
-        .iter()
-        .find(|sha| {
-            WORDS
-                .iter()
-                .any(|words| stderr.contains(&format!("{words}{sha}")))
-        })
-        .map(|sha| not_found(repository, sha))
 }

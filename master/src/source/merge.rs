@@ -1,6 +1,6 @@
 //! The merge of a head into its base, built here: GitHub's own is made later, and at times of older commits.
 
-use super::history::{missing, not_found};
+use super::history::not_found;
 use super::{SourceError, Sources};
 use crate::config::RepositoryConfig;
 
@@ -54,8 +54,9 @@ impl Sources {
             tokio::try_join!(common.run(), described.run(), merged.run())?;
 
         if !described.is_success() {
-            return Err(missing(repository, &described.stderr, &[base, head])
-                .unwrap_or_else(|| judge.error(&described.stderr)));
+            return Err(self
+                .explain(repository, &[base, head], &judge, &described.stderr)
+                .await);
         }
         let description = described.text();
         let tree_and_time = |sha: &str| {

@@ -211,14 +211,16 @@ impl Sources {
             .flatten()
             .map(|candidate| format!("{candidate}\n"))
             .collect();
-        let output = self
-            .inner
-            .git
-            .call(repository, git_dir, WHAT)
+        let call = self.inner.git.call(repository, git_dir, WHAT);
+        let judge = call.judge();
+        let output = call
             .args(["cat-file", "--batch-check=%(objectname) %(objecttype)"])
             .input(questions)
             .succeed()
             .await?;
+        if let Some(error) = judge.damage(&output.stderr) {
+            return Err(error);
+        }
         let text = output.text();
         let mut answers = text.lines().map(|line| {
             line.split_once(' ')
@@ -292,12 +294,12 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     /// A mirror appears whole or not at all.
     async fn make(&self, mirror: &Mirror) -> Result<(), SourceError> {
-        let made = self.make_apart().await?;
-        let result = tokio::fs::rename(made.path(), &mirror.path).await;
-        self.files(result)?;
+        let (made, result) = self.make_apart().await?;
+        let renamed = tokio::fs::rename(made.path(), &mirror.path).await;
+        self.files(renamed)?;
         // The folder is gone from `tmp`: there is nothing left to remove.
         drop(made.keep());
-        Ok(())
+        result
     }
 
     /// The old one serves until the new one is whole.
@@ -306,22 +308,23 @@ impl Fetch<'_> {
             "the mirror of {} is damaged ({why}): a new one is made",
             self.repository.name
         );
-        let made = self.make_apart().await?;
+        let (made, result) = self.make_apart().await?;
         let old = self.files(TempDir::new_in(self.sources.tmp()))?;
-        let result = async {
+        let renamed = async {
             tokio::fs::rename(&mirror.path, old.path().join("old")).await?;
             tokio::fs::rename(made.path(), &mirror.path).await
         };
-        let result = result.await;
-        self.files(result)?;
+        let renamed = renamed.await;
+        self.files(renamed)?;
         drop(made.keep());
         mirror.is_suspect.store(false, Ordering::Relaxed);
         // Large, and in nobody's way.
         tokio::task::spawn_blocking(move || old.close().ok());
-        Ok(())
+        result
     }
 
-    async fn make_apart(&self) -> Result<TempDir, SourceError> {
+    /// A whole mirror in `tmp`, and whether it has all that is wanted: it is kept although it has not.
+    async fn make_apart(&self) -> Result<(TempDir, Result<(), SourceError>), SourceError> {
         let folder = self.files(TempDir::new_in(self.sources.tmp()))?;
         self.sources
             .inner
@@ -331,16 +334,28 @@ impl Fetch<'_> {
             .succeed()
             .await?;
         let attributes = attributes_of(folder.path());
-        let result = async {
+        let written = async {
             if let Some(info) = attributes.parent() {
                 tokio::fs::create_dir_all(info).await?;
             }
             tokio::fs::write(&attributes, ATTRIBUTES).await
         };
-        let result = result.await;
-        self.files(result)?;
-        self.run(folder.path(), FIRST_FETCH_TIMEOUT).await?;
-        Ok(folder)
+        let written = written.await;
+        self.files(written)?;
+        match self.run(folder.path(), FIRST_FETCH_TIMEOUT).await {
+            result @ (Ok(()) | Err(SourceError::NotFound { .. })) => Ok((folder, result)),
+            // A mirror made a moment ago is sound: it is the other side.
+            Err(SourceError::Damaged {
+                repository,
+                what,
+                why,
+            }) => Err(SourceError::Git {
+                repository,
+                what,
+                why: format!("the repository itself seems to be damaged: {why}"),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     fn files<T>(&self, result: io::Result<T>) -> Result<T, SourceError> {
@@ -355,23 +370,28 @@ impl Fetch<'_> {
         let mut is_last = !self.remote.is_distant;
         loop {
             let shas = self.missing_shas(git_dir).await?;
-            self.once(git_dir, &shas, timeout).await?;
-            let found = self
-                .sources
-                .find(self.repository, git_dir, self.wanted)
-                .await?;
-            let missing = self.wanted.iter().zip(found).find(|(_, found)| !found);
+            let missing = match self.once(git_dir, &shas, timeout).await? {
+                Some(name) => Some(name),
+                None => self.first_missing(git_dir).await?,
+            };
             match missing {
                 None => return Ok(()),
-                Some((name, _)) if is_last => {
-                    return Err(not_found(self.repository, name.as_str()));
-                }
+                Some(name) if is_last => return Err(not_found(self.repository, &name)),
                 Some(_) => {
                     is_last = true;
                     tokio::time::sleep(LAG).await;
                 }
             }
         }
+    }
+
+    async fn first_missing(&self, git_dir: &Path) -> Result<Option<String>, SourceError> {
+        let found = self
+            .sources
+            .find(self.repository, git_dir, self.wanted)
+            .await?;
+        let missing = self.wanted.iter().zip(found).find(|(_, found)| !found);
+        Ok(missing.map(|(name, _)| name.as_str().to_owned()))
     }
 
     /// Wanted shas that have to be asked for by name, in case no branch leads to them.
@@ -393,23 +413,32 @@ impl Fetch<'_> {
             .collect())
     }
 
-    /// One fetch of branches, tags and what else is wanted: one connection in the usual case.
+    /// Fetches branches, tags and what else is wanted: one connection in the usual case. Returns a ref that is not there.
     async fn once(
         &self,
         git_dir: &Path,
         shas: &[&str],
         timeout: Duration,
-    ) -> Result<(), SourceError> {
+    ) -> Result<Option<String>, SourceError> {
         let mut shas = shas;
+        let mut gone: Option<String> = None;
         let mut may_be_locked = true;
         loop {
-            let output = self.git_fetch(git_dir, shas, timeout).await?;
+            let refs = match gone {
+                None => self.other_refs(),
+                Some(_) => Vec::new(),
+            };
+            let output = self.git_fetch(git_dir, &refs, shas, timeout).await?;
             if output.is_success() {
-                return Ok(());
+                return Ok(gone);
             }
             match Complaint::read(&output.stderr) {
-                // One unknown sha fails the whole fetch; a wanted ref may lead to it all the same.
+                // One unknown name fails the whole fetch, and the rest is worth having all the same.
                 Complaint::NotOurRef if !shas.is_empty() => shas = &[],
+                Complaint::NoSuchRef if gone.is_none() => {
+                    let name = missing_ref(&output.stderr).unwrap_or("such ref");
+                    gone = Some(name.to_owned());
+                }
                 Complaint::Locked if may_be_locked => {
                     may_be_locked = false;
                     tokio::time::sleep(LOCK_PAUSE).await;
@@ -420,20 +449,23 @@ impl Fetch<'_> {
         }
     }
 
+    /// Wanted refs that are neither branches nor tags, as refspecs.
+    fn other_refs(&self) -> Vec<String> {
+        let others = self.wanted.iter().filter_map(|name| match name {
+            Name::Ref(name) => Some(name)
+                .filter(|name| !name.starts_with("refs/heads/") && !name.starts_with("refs/tags/")),
+            Name::Sha(_) | Name::Short(_) => None,
+        });
+        others.map(|name| format!("+{name}:{name}")).collect()
+    }
+
     async fn git_fetch(
         &self,
         git_dir: &Path,
+        refs: &[String],
         shas: &[&str],
         timeout: Duration,
     ) -> Result<Output, SourceError> {
-        let refs = self.wanted.iter().filter_map(|name| match name {
-            Name::Ref(name)
-                if !name.starts_with("refs/heads/") && !name.starts_with("refs/tags/") =>
-            {
-                Some(format!("+{name}:{name}"))
-            }
-            Name::Ref(_) | Name::Sha(_) | Name::Short(_) => None,
-        });
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.url.clone())];
         config.extend(self.remote.config.iter().cloned());
         self.sources
@@ -468,10 +500,8 @@ impl Fetch<'_> {
                 why: tail_of(stderr),
                 hint,
             },
-            Complaint::NoSuchRef => {
-                not_found(self.repository, missing_ref(stderr).unwrap_or("such ref"))
-            }
-            Complaint::NotOurRef
+            Complaint::NoSuchRef
+            | Complaint::NotOurRef
             | Complaint::Locked
             | Complaint::Damaged
             | Complaint::DiskFull
@@ -527,7 +557,10 @@ async fn sweep(git_dir: PathBuf) {
         (git_dir, result)
     })
     .await;
-    if let Ok((git_dir, Err(error))) = swept {
+    // A folder that is missing is for git to complain of.
+    if let Ok((git_dir, Err(error))) = swept
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!("cannot clean up {}: {error}", git_dir.display());
     }
 }

@@ -122,6 +122,9 @@ pub(super) fn folder_of(name: &str) -> String {
             byte => stem.push_str(&format!("%{byte:02x}")),
         }
     }
+    if stem.is_empty() {
+        stem.push('%');
+    }
     if stem.len() > MAX_STEM {
         let digest = hex::encode(Sha256::digest(stem.as_bytes()));
         stem.truncate(MAX_STEM - digest.len() - 1);
@@ -139,6 +142,7 @@ mod tests {
     fn folders_stay_where_they_belong() {
         assert_eq!(folder_of("Owner/Name"), "owner+name.git");
         assert_eq!(folder_of("../../etc"), "%2e.+..+etc.git");
+        assert_eq!(folder_of(""), "%.git");
         assert_eq!(folder_of("a+b"), "a%2bb.git");
         assert_ne!(folder_of("a/b"), folder_of("a+b"));
         assert!(folder_of(&"x/".repeat(400)).len() <= 255);

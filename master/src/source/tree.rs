@@ -5,7 +5,6 @@
 //! mirror, which goes before the tree's own, turns `export-ignore` and `export-subst` off. Submodules are empty folders,
 //! files of Git LFS are their pointers.
 
-use super::history::missing;
 use super::names::{Name, fault_of_path};
 use super::{Archive, SourceError, Sources};
 use crate::config::RepositoryConfig;
@@ -46,8 +45,9 @@ impl Sources {
             .run()
             .await?;
         if !listed.is_success() {
-            return Err(missing(repository, &listed.stderr, &[&sha])
-                .unwrap_or_else(|| judge.error(&listed.stderr)));
+            return Err(self
+                .explain(repository, &[&sha], &judge, &listed.stderr)
+                .await);
         }
         // "<mode> <type> <object> <size>\t<path>\0"
         let listed = listed.text();
@@ -107,8 +107,9 @@ impl Sources {
             .run()
             .await?;
         if !output.is_success() {
-            return Err(missing(repository, &output.stderr, &[&from, &to])
-                .unwrap_or_else(|| judge.error(&output.stderr)));
+            return Err(self
+                .explain(repository, &[&from, &to], &judge, &output.stderr)
+                .await);
         }
         let mut lines = output.stdout;
         if output.is_cut {
