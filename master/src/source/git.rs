@@ -64,6 +64,8 @@ const SETTINGS: &str = "\
 	umask = 0022
 [init]
 	defaultBranch = main
+[advice]
+	fetchShowForcedUpdates = false
 ";
 
 /// What git may take from the master's own environment: how to reach the network, nothing that changes what it does.

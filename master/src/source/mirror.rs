@@ -342,7 +342,18 @@ impl Fetch<'_> {
         };
         let written = written.await;
         self.files(written)?;
-        match self.run(folder.path(), FIRST_FETCH_TIMEOUT).await {
+        let fetched = self.run(folder.path(), FIRST_FETCH_TIMEOUT).await;
+        if fetched.is_ok() {
+            // Each fetch reads all refs, and one file is read faster than a thousand.
+            self.sources
+                .inner
+                .git
+                .call(self.repository, folder.path(), "make a mirror of")
+                .args(["pack-refs", "--all"])
+                .succeed()
+                .await?;
+        }
+        match fetched {
             result @ (Ok(()) | Err(SourceError::NotFound { .. })) => Ok((folder, result)),
             // A mirror made a moment ago is sound: it is the other side.
             Err(SourceError::Damaged {
