@@ -371,6 +371,40 @@ async fn the_head_of_a_pull_request_comes_by_sha_and_by_ref() {
 }
 
 #[tokio::test]
+async fn a_pull_request_is_fetched_with_the_present_tip_of_its_base() {
+    let (story, old_base) = Story::with_commit();
+    story.fetch(&[]).await.unwrap();
+    story.checkout("fork", "main");
+    let head = story.commit("fork.txt", "1\n");
+    story.git(["update-ref", "refs/pull/7/head", &head]);
+    story.git(["checkout", "-q", "main"]);
+    story.git(["branch", "-D", "fork"]);
+    let base = story.commit("base.txt", "1\n");
+    let fetch = |head: String| {
+        let (sources, repository) = (story.sources.clone(), story.repository.clone());
+        async move {
+            let reference = "refs/pull/7/head";
+            sources
+                .fetch_pull_request(&repository, "refs/heads/main", reference, &head)
+                .await
+        }
+    };
+    fetch(head.clone()).await.unwrap();
+    assert_eq!(story.resolve("main").await.unwrap(), base);
+    let (merged, _) = clean(story.merge(&base, &head).await);
+    assert_eq!(
+        story.changed(&old_base, &merged).await,
+        b"base.txt\nfork.txt\n"
+    );
+    // A push took its place, and the old head is nowhere to be had.
+    let error = fetch(UNKNOWN.into()).await.unwrap_err();
+    assert!(
+        matches!(&error, SourceError::NotFound { what, .. } if what == UNKNOWN),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn deleted_and_forced_branches_and_moved_tags_follow() {
     let (story, first) = Story::with_commit();
     story.git(["branch", "topic"]);

@@ -131,6 +131,28 @@ impl Sources {
         Ok(())
     }
 
+    /// Brings branches and tags up to date.
+    pub async fn refresh(&self, repository: &RepositoryConfig) -> Result<(), SourceError> {
+        self.fetch(repository, &[]).await
+    }
+
+    /// Brings the base up to date and fetches the head of a pull request: by its sha, and through `reference`
+    /// (`refs/pull/N/head`) where the repository gives out no commits by their sha.
+    pub async fn fetch_pull_request(
+        &self,
+        repository: &RepositoryConfig,
+        base_ref: &str,
+        reference: &str,
+        head: &str,
+    ) -> Result<(), SourceError> {
+        match self.fetch(repository, &[base_ref, head]).await {
+            Err(SourceError::NotFound { what, .. }) if what.eq_ignore_ascii_case(head) => {
+                self.fetch(repository, &[base_ref, reference, head]).await
+            }
+            result => result,
+        }
+    }
+
     /// Makes the folder of mirrors, once; whatever is in its `tmp` is from a master that was killed.
     async fn prepare(&self, repository: &RepositoryConfig) -> Result<(), SourceError> {
         self.inner
