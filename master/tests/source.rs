@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
-use vivarium::config::{Config, RepositoryConfig};
+use vivarium::config::{Config, RepositoryConfig, RepositoryFile};
 use vivarium::source::{Credentials, Merge, SourceError, Sources};
 
 const UNKNOWN: &str = "1234567890123456789012345678901234567890";
@@ -1009,6 +1009,21 @@ async fn a_bundle_is_a_repository_with_history_and_tags() {
     }
     // No ref was needed in the mirror.
     assert!(!git(&story.mirror(), ["for-each-ref"]).contains(&merged));
+}
+
+#[test]
+fn the_examples_of_the_reference_are_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/repository-file.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let examples: Vec<&str> = text
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        RepositoryFile::parse(example).unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
 }
 
 // Over HTTP
