@@ -105,96 +105,82 @@ const CHECK_TOKEN: &str = "check the repository's name, and that the token may r
 const CHECK_PATH: &str =
     "check that the repository's `url` is a git repository that the master's user may read";
 
-const COMPLAINTS: &[(&str, Complaint)] = &[
-    (NO_SUCH_REF, Complaint::NoSuchRef),
-    ("No space left on device", Complaint::DiskFull),
-    ("Disk quota exceeded", Complaint::DiskFull),
-    ("not our ref", Complaint::NotOurRef),
-    ("unadvertised object", Complaint::NotOurRef),
-    (".lock': File exists", Complaint::Locked),
+/// The first words that occur decide.
+const COMPLAINTS: &[(Complaint, &[&str])] = &[
+    (Complaint::NoSuchRef, &[NO_SUCH_REF]),
     (
-        "could not read Password",
-        Complaint::Unreachable { hint: CHECK_TOKEN },
+        Complaint::DiskFull,
+        &["No space left on device", "Disk quota exceeded"],
     ),
     (
-        "could not read Username",
+        Complaint::NotOurRef,
+        &["not our ref", "unadvertised object"],
+    ),
+    (Complaint::Locked, &[".lock': File exists"]),
+    (
         Complaint::Unreachable { hint: CHECK_TOKEN },
+        &[
+            "could not read Password",
+            "could not read Username",
+            "Authentication failed",
+            "Repository not found",
+            "' not found",
+            "Permission denied (",
+            "The requested URL returned error: 40",
+        ],
     ),
     (
-        "Authentication failed",
-        Complaint::Unreachable { hint: CHECK_TOKEN },
-    ),
-    (
-        "Repository not found",
-        Complaint::Unreachable { hint: CHECK_TOKEN },
-    ),
-    ("' not found", Complaint::Unreachable { hint: CHECK_TOKEN }),
-    (
-        "Permission denied (",
-        Complaint::Unreachable { hint: CHECK_TOKEN },
-    ),
-    (
-        "The requested URL returned error: 40",
-        Complaint::Unreachable { hint: CHECK_TOKEN },
-    ),
-    (
-        "does not appear to be a git repository",
         Complaint::Unreachable { hint: CHECK_PATH },
+        &["does not appear to be a git repository", "does not exist"],
     ),
     (
-        "does not exist",
-        Complaint::Unreachable { hint: CHECK_PATH },
-    ),
-    (
-        "unable to access",
         Complaint::Unreachable { hint: CHECK_URL },
+        &[
+            "unable to access",
+            "not allowed",
+            "Could not read from remote repository",
+            "unable to connect",
+            "unable to look up",
+            "hung up",
+            "early EOF",
+            "RPC failed",
+        ],
     ),
-    ("not allowed", Complaint::Unreachable { hint: CHECK_URL }),
     (
-        "Could not read from remote repository",
-        Complaint::Unreachable { hint: CHECK_URL },
+        Complaint::Damaged,
+        &[
+            "not a git repository",
+            "bad object",
+            "did not send all necessary objects",
+            "does not point to a valid object",
+            "object file",
+            "unable to read",
+            "could not read",
+            "could not parse",
+            "unable to parse",
+            "cannot be accessed",
+            "corrupt",
+            "packfile",
+            "inflate",
+            "missing blob",
+            "missing tree",
+            "bad tree object",
+            "not a tree object",
+            "bad config",
+            "unable to resolve reference",
+            "pack has",
+            "index file",
+            "is too small",
+        ],
     ),
-    (
-        "unable to connect",
-        Complaint::Unreachable { hint: CHECK_URL },
-    ),
-    (
-        "unable to look up",
-        Complaint::Unreachable { hint: CHECK_URL },
-    ),
-    ("hung up", Complaint::Unreachable { hint: CHECK_URL }),
-    ("early EOF", Complaint::Unreachable { hint: CHECK_URL }),
-    ("RPC failed", Complaint::Unreachable { hint: CHECK_URL }),
-    ("not a git repository", Complaint::Damaged),
-    ("bad object", Complaint::Damaged),
-    ("did not send all necessary objects", Complaint::Damaged),
-    ("does not point to a valid object", Complaint::Damaged),
-    ("object file", Complaint::Damaged),
-    ("unable to read", Complaint::Damaged),
-    ("could not read", Complaint::Damaged),
-    ("could not parse", Complaint::Damaged),
-    ("unable to parse", Complaint::Damaged),
-    ("cannot be accessed", Complaint::Damaged),
-    ("corrupt", Complaint::Damaged),
-    ("packfile", Complaint::Damaged),
-    ("inflate", Complaint::Damaged),
-    ("missing blob", Complaint::Damaged),
-    ("missing tree", Complaint::Damaged),
-    ("bad tree object", Complaint::Damaged),
-    ("not a tree object", Complaint::Damaged),
-    ("bad config", Complaint::Damaged),
-    ("unable to resolve reference", Complaint::Damaged),
-    ("pack has", Complaint::Damaged),
-    ("index file", Complaint::Damaged),
-    ("is too small", Complaint::Damaged),
 ];
 
 impl Complaint {
     pub(super) fn read(stderr: &str) -> Complaint {
         COMPLAINTS
             .iter()
-            .find(|(words, _)| stderr.contains(words))
-            .map_or(Complaint::Other, |(_, complaint)| *complaint)
+            .find(|(_, words)| words.iter().any(|words| stderr.contains(words)))
+            .map_or(Complaint::Other, |(complaint, _)| *complaint)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Commits: what a name means, what is new on a branch, and who wrote it.
 
-use super::git::Judge;
+use super::call::Judge;
 use super::names::{Name, is_sha};
 use super::{SourceError, Sources};
 use crate::config::RepositoryConfig;

@@ -12,13 +12,16 @@
 //!
 //! A mirror can always be made again from the repository, so a damaged one is replaced instead of repaired.
 
+mod call;
 mod credentials;
 mod error;
+mod fetch;
 mod git;
 mod history;
 mod merge;
 mod mirror;
 mod names;
+mod process;
 mod stream;
 mod tree;
 
@@ -29,7 +32,8 @@ pub use merge::Merge;
 pub use stream::Archive;
 
 use crate::config::RepositoryConfig;
-use git::{Call, Git};
+use call::Call;
+use git::Git;
 use mirror::Mirror;
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Bytes on their way to a guest while git is still making them.
 
 use super::SourceError;
-use super::git::Running;
+use super::process::Running;
 use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::task::{Context, Poll};
