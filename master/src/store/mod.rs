@@ -6,6 +6,15 @@
 //! Writes go through one connection, because SQLite has one writer: they wait in the pool's queue instead of failing
 //! with "database is locked". Reads have connections of their own and never wait for a write.
 
+mod deliveries;
+mod statuses;
+
+pub use deliveries::{
+    AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
+    MOST_TRIES, NewDelivery, StoredDelivery, finish_delivery,
+};
+pub use statuses::{Backlog, Reopen, StatusId, StatusRow, Wanted, want_status};
+
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
