@@ -265,7 +265,8 @@ impl GitHub {
             serde_json::json!({
                 "state": status.state.as_str(),
                 "context": status.context,
-                "description": status.description,
+                // A row may hold a sentence that did not come from `wording`.
+                "description": super::wording::description(&status.description),
                 "target_url": status.target_url,
             })
         });

@@ -386,3 +386,6 @@ fn row(row: &SqliteRow) -> Result<StatusRow, StoreError> {
         refused: row.try_get("refused")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,10 @@ fn a_merge_ends_the_pull_requests_builds_and_builds_the_branch() {
         number: 2,
         reason: Reason::Closed,
     };
-    assert_eq!(intents("pull_request", &event), [cancel.clone()]);
+    assert_eq!(
+        intents("pull_request", &event),
+        std::slice::from_ref(&cancel)
+    );
     let merge = "1".repeat(40);
     event["pull_request"]["merged"] = json!(true);
     event["pull_request"]["merge_commit_sha"] = json!(merge);
