@@ -416,6 +416,13 @@ async fn what_is_refused_for_good_is_not_repeated() {
         assert_eq!(outbox.server.requests(), 1);
         let why = outbox.row().await.refused.unwrap();
         assert!(why.contains(message), "{why}");
+        // Until a person who has mended the reason asks for it.
+        let since = Timestamp::UNIX_EPOCH;
+        let again = outbox.store.retry_refused_statuses(since).await.unwrap();
+        assert_eq!(again, 1);
+        outbox.wake.notify_one();
+        outbox.drained().await;
+        assert_eq!(outbox.server.states(), ["success"]);
     }
 }
 

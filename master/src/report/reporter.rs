@@ -24,6 +24,9 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// For the requests under way at a shutdown.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
+
 /// Where statuses go: GitHub, or a test's stand-in.
 pub trait StatusSink: Send + Sync + std::fmt::Debug {
     /// Sends one status once. Ends within a bounded time.
@@ -121,7 +124,7 @@ impl Reporter {
         }
     }
 
-    /// Runs until the shutdown, then lets the requests under way end.
+    /// Runs until the shutdown, then gives the requests under way a moment to end.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut requests = JoinSet::new();
         loop {
@@ -140,7 +143,9 @@ impl Reporter {
                 () = tokio::time::sleep(rest) => {}
             }
         }
-        while requests.join_next().await.is_some() {}
+        // What is broken off is sent again after the restart.
+        let rest = async { while requests.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(LAST_REQUESTS, rest).await);
     }
 
     /// Starts what is due as far as there is room, and says how long there is nothing else to do.

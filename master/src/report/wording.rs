@@ -1,7 +1,7 @@
 //! Every sentence that GitHub shows, as pure functions, so that they can be read as a list.
 //!
 //! A description has 140 characters at most and none that takes four bytes in UTF-8: GitHub refuses both. Every sentence
-//! leaves here through [`description`] or [`fitted`], which see to that.
+//! leaves here through [`description`], which sees to that.
 
 use crate::model::{
     Build, CommitStatus, Conclusion, Ending, Job, JobState, Phase, Reason, StatusState, TestCounts,

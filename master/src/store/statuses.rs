@@ -339,6 +339,17 @@ impl Store {
         Ok(())
     }
 
+    /// Tries again what GitHub refused since then, for a person who has mended the reason; says how many.
+    pub async fn retry_refused_statuses(&self, since: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "UPDATE statuses SET refused = NULL, next_try_at = 0 WHERE refused IS NOT NULL AND changed_at >= ?",
+        )
+        .bind(millis(since))
+        .execute(&self.writer)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
     /// What waits, and since when.
     pub async fn status_backlog(&self) -> Result<Backlog, StoreError> {
         let (unsent, oldest): (i64, Option<i64>) = sqlx::query_as(
