@@ -426,6 +426,34 @@ async fn measure_deliveries() {
     }
 }
 
+/// What GitHub would see when deliveries come at a steady pace, whatever the answers take.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: prints latencies at 200 deliveries a second"]
+async fn measure_a_steady_pace() {
+    let door = Arc::new(door(&[SECRET]).await);
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    let mut answers = Vec::new();
+    for n in 0..2000 {
+        pace.tick().await;
+        let door = Arc::clone(&door);
+        answers.push(tokio::spawn(async move {
+            let begun = Instant::now();
+            let answer = door.deliver(&n.to_string(), "pull_request", OPENED).await;
+            assert_eq!(answer.0, 202);
+            begun.elapsed()
+        }));
+    }
+    let mut times = Vec::new();
+    for answer in answers {
+        times.push(answer.await.unwrap());
+    }
+    times.sort_unstable();
+    println!(
+        "200/s offered: p50 {:?}, p99 {:?}",
+        times[1000], times[1980]
+    );
+}
+
 /// The same over the interface alone, without HTTP.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: prints what storing alone costs"]
