@@ -10,6 +10,8 @@ CREATE TABLE deliveries (
     -- stored | done | failed
     state       TEXT    NOT NULL DEFAULT 'stored',
     tries       BIGINT  NOT NULL DEFAULT 0,
+    -- Not tried before this time: the pause after a try that failed.
+    not_before  BIGINT  NOT NULL DEFAULT 0,
     -- What became of it, in a sentence.
     outcome     TEXT
 );
@@ -148,6 +150,8 @@ CREATE TABLE statuses (
     sent_state       TEXT,
     tries            BIGINT NOT NULL DEFAULT 0,
     next_try_at      BIGINT NOT NULL DEFAULT 0,
+    -- Why the last try failed, while it is to be tried again.
+    trouble          TEXT,
     -- Why it will not be tried again, once that is so.
     refused          TEXT,
     UNIQUE (repository, sha, context_key)

@@ -9,7 +9,16 @@
 pub mod attempts;
 pub mod branches;
 pub mod builds;
+mod deliveries;
 pub mod jobs;
+pub mod results;
+mod statuses;
+
+pub use deliveries::{
+    AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
+    MOST_TRIES, NewDelivery, StoredDelivery, finish_delivery,
+};
+pub use statuses::{Backlog, Reopen, StatusId, StatusRow, Wanted, want_status};
 
 use crate::model::{Ending, Reason};
 use jiff::Timestamp;

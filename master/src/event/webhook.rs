@@ -1,0 +1,220 @@
+//! The door for GitHub's webhook deliveries: checked, stored, answered; acted upon later.
+//!
+//! In come the raw bytes of a request, out goes a row of `deliveries` and an answer. Nothing of the body is read before
+//! its signature is checked, nothing is answered with 2xx before it is durable, and nothing else happens here: GitHub
+//! waits ten seconds at most, and never delivers again by itself.
+
+use super::check::{claimed_signature, examine, one_header};
+use crate::store::{DeliveryState, DeliveryWriter, Inserted, NewDelivery, Store};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing::post};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+
+pub use super::check::{SecretError, read_secrets};
+
+/// GitHub's own cap; it never sends more.
+pub const MOST_BODY_BYTES: usize = 25 << 20;
+/// Bodies of this size and more are hashed and parsed away from the threads that serve requests.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+/// GitHub has hung up by then.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Bodies that are held in memory at the same time, in units of [`BUDGET_UNIT`]: 256 MiB.
+const BUDGET: u32 = 4096;
+const BUDGET_UNIT: usize = 64 << 10;
+/// GitHub sends 36 and less than 40.
+const LONGEST_GUID: usize = 100;
+const LONGEST_EVENT: usize = 64;
+
+/// What the sender is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookAnswer {
+    pub status: StatusCode,
+    pub message: String,
+}
+
+impl WebhookAnswer {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        WebhookAnswer {
+            status,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        WebhookAnswer::new(StatusCode::BAD_REQUEST, message)
+    }
+}
+
+impl IntoResponse for WebhookAnswer {
+    fn into_response(self) -> Response {
+        (self.status, format!("{}\n", self.message)).into_response()
+    }
+}
+
+/// Receives deliveries. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    writer: DeliveryWriter,
+    secrets: Arc<[SecretString]>,
+    /// Told of each delivery that waits to be acted upon.
+    arrived: Arc<Notify>,
+    budget: Arc<Semaphore>,
+}
+
+impl Webhooks {
+    /// Starts the task that writes deliveries. All `secrets` are accepted, so that one can be rotated.
+    pub fn new(store: Store, secrets: Vec<SecretString>, arrived: Arc<Notify>) -> Webhooks {
+        Webhooks {
+            writer: DeliveryWriter::start(store),
+            secrets: secrets.into(),
+            arrived,
+            budget: Arc::new(Semaphore::new(BUDGET as usize)),
+        }
+    }
+
+    /// Checks, stores and answers one delivery.
+    pub async fn receive(&self, headers: &HeaderMap, body: Bytes) -> WebhookAnswer {
+        match self.store(headers, body).await {
+            Ok(answer) | Err(answer) => answer,
+        }
+    }
+
+    async fn store(
+        &self,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<WebhookAnswer, WebhookAnswer> {
+        let signature = claimed_signature(&self.secrets, headers)?;
+        let (body, sha256) = if body.len() < LARGE_BODY_BYTES {
+            examine(&self.secrets, &signature, headers, &body).map(|sha256| (body, sha256))?
+        } else {
+            let (secrets, headers) = (self.secrets.clone(), headers.clone());
+            tokio::task::spawn_blocking(move || {
+                examine(&secrets, &signature, &headers, &body).map(|sha256| (body, sha256))
+            })
+            .await
+            .map_err(|_| {
+                WebhookAnswer::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Stopping: deliver it again.",
+                )
+            })??
+        };
+        let guid = one_header(headers, "x-github-delivery", LONGEST_GUID)?.to_owned();
+        let event = one_header(headers, "x-github-event", LONGEST_EVENT)?.to_owned();
+        let outcome = outcome_at_once(&event);
+        let acted_upon_later = outcome.is_none();
+        let delivery = NewDelivery {
+            guid: guid.clone(),
+            event,
+            body,
+            sha256,
+            received_at: Timestamp::now(),
+            outcome,
+        };
+        let inserted = self.writer.insert(delivery).await.map_err(|error| {
+            tracing::error!(%guid, %error, "cannot store a delivery: GitHub was answered 500, deliver it again from the webhook's page");
+            WebhookAnswer::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The delivery could not be stored; deliver it again.",
+            )
+        })?;
+        Ok(match inserted {
+            Inserted::New(_) if acted_upon_later => {
+                self.arrived.notify_one();
+                WebhookAnswer::new(StatusCode::ACCEPTED, "Stored.")
+            }
+            Inserted::New(_) => WebhookAnswer::new(StatusCode::ACCEPTED, "Not acted upon."),
+            Inserted::TriedAgain(_) => {
+                self.arrived.notify_one();
+                WebhookAnswer::new(
+                    StatusCode::OK,
+                    "Already known: it had failed, and is tried again.",
+                )
+            }
+            Inserted::Known(DeliveryState::Stored) => {
+                WebhookAnswer::new(StatusCode::OK, "Already known: it waits to be acted upon.")
+            }
+            Inserted::Known(DeliveryState::Done | DeliveryState::Failed) => {
+                WebhookAnswer::new(StatusCode::OK, "Already known: nothing is done again.")
+            }
+            Inserted::Conflict => {
+                tracing::warn!(%guid, "a delivery came with the id of another one and was refused: it may be forged");
+                WebhookAnswer::new(
+                    StatusCode::CONFLICT,
+                    "Another delivery bears this X-GitHub-Delivery.",
+                )
+            }
+        })
+    }
+}
+
+/// What is recorded for an event that asks for nothing.
+fn outcome_at_once(event: &str) -> Option<String> {
+    if event == "ping" {
+        Some("ping: the webhook works".to_owned())
+    } else if super::interpret::is_acted_upon(event) {
+        None
+    } else {
+        Some(format!("not acted upon: `{event}` events ask for nothing"))
+    }
+}
+
+/// `POST /webhook/github`.
+pub fn routes(webhooks: Webhooks) -> Router {
+    Router::new()
+        .route("/webhook/github", post(handle))
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .with_state(webhooks)
+}
+
+async fn handle(State(webhooks): State<Webhooks>, request: Request) -> WebhookAnswer {
+    if let Err(answer) = claimed_signature(&webhooks.secrets, request.headers()) {
+        return answer;
+    }
+    let too_large = || {
+        WebhookAnswer::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "A delivery has 25 MiB at most.",
+        )
+    };
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(MOST_BODY_BYTES);
+    if declared > MOST_BODY_BYTES {
+        return too_large();
+    }
+    let units = u32::try_from(declared.div_ceil(BUDGET_UNIT)).unwrap_or(BUDGET);
+    let headers = request.headers().clone();
+    let read = async {
+        // Fails only once the semaphore is closed, which nobody does.
+        let permit = webhooks.budget.acquire_many(units.max(1)).await.ok();
+        (permit, Bytes::from_request(request, &()).await)
+    };
+    match tokio::time::timeout(BODY_DEADLINE, read).await {
+        Ok((_permit, Ok(body))) => webhooks.receive(&headers, body).await,
+        Ok((_, Err(rejection))) => rejected(&rejection, too_large()),
+        Err(_) => WebhookAnswer::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "The body did not come within 10 seconds.",
+        ),
+    }
+}
+
+fn rejected(rejection: &BytesRejection, too_large: WebhookAnswer) -> WebhookAnswer {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        too_large
+    } else {
+        WebhookAnswer::new(rejection.status(), "The body could not be read.")
+    }
+}
