@@ -6,6 +6,8 @@
 //! Writes go through one connection, because SQLite has one writer: they wait in the pool's queue instead of failing
 //! with "database is locked". Reads have connections of their own and never wait for a write.
 
+pub mod results;
+
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};

@@ -1,0 +1,433 @@
+//! Job logs: byte streams in files, never rows.
+//!
+//! ```text
+//!  session ─► LogWriter ─► segments ──seal──► frames (zstd) ─► object store, row in `logs`
+//!                             │                    │
+//!  followers ◄── chunk(from) ─┴────────────────────┘      the same offsets before and after
+//!            ◄── wait_beyond(offset)
+//! ```
+//!
+//! An offset counts the bytes of the whole stream, from the first; it never changes its meaning, not across a restart,
+//! not when the cap leaves out the middle, not when the log is sealed. A reader that is slow, or gone, costs the job
+//! nothing: it reads files on its own, and no queue is kept for it.
+
+mod frames;
+mod layout;
+mod live;
+mod seal;
+mod times;
+mod writer;
+
+pub use writer::LogWriter;
+
+use crate::model::JobId;
+use crate::result::objects::{ObjectError, Objects};
+use crate::store::results::LogRow;
+use crate::store::{Store, StoreError};
+use bytes::Bytes;
+use frames::Frames;
+use jiff::Timestamp;
+use live::{Live, Read};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What a log may have on disk when nothing else is configured.
+pub const DEFAULT_CAP_BYTES: u64 = 200 << 20;
+/// Most bytes of one chunk; a reader that asks for more gets this much.
+const MOST_CHUNK: usize = 8 << 20;
+/// How often a reader looks again when a segment went away under it. Each time the log has moved on by a segment.
+const LOOKS: usize = 16;
+
+/// The logs of all jobs; clones share them.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    cap: u64,
+    store: Store,
+    objects: Objects,
+    /// Logs in use by somebody; the entry dies with its last user, for the files tell all of it.
+    live: Mutex<HashMap<JobId, Weak<Live>>>,
+    frames: Frames,
+}
+
+/// A piece of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    pub bytes: Bytes,
+    /// The offset to ask for next.
+    pub next: u64,
+    /// No more will come, and `next` is the end.
+    pub complete: bool,
+}
+
+/// How far a log has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub length: u64,
+    /// No more will come.
+    pub complete: bool,
+}
+
+/// A log could not be written, read or sealed: ours, never the suite's.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("cannot {action} the log of {job} in {path}: {source}")]
+    Io {
+        action: &'static str,
+        job: JobId,
+        path: String,
+        source: io::Error,
+    },
+    #[error("cannot use the folder {path} for logs: {source}")]
+    Folder { path: String, source: io::Error },
+    #[error("the log of {job} has a writer already")]
+    Busy { job: JobId },
+    #[error("the log of {job} is complete: nothing can be added")]
+    Complete { job: JobId },
+    #[error("a write to the log of {job} was abandoned: open the writer again")]
+    Abandoned { job: JobId },
+    #[error("the sealed log of {job} is damaged: {reason}")]
+    Damaged { job: JobId, reason: String },
+    #[error("cannot reach the record of the log of {job}: {source}")]
+    Store { job: JobId, source: StoreError },
+    #[error("the log of {job}: {source}")]
+    Object { job: JobId, source: ObjectError },
+    #[error("a thread that worked on a log died: {source}")]
+    Thread {
+        #[from]
+        source: tokio::task::JoinError,
+    },
+}
+
+impl LogError {
+    fn io(action: &'static str, job: JobId, path: &Path, source: io::Error) -> LogError {
+        LogError::Io {
+            action,
+            job,
+            path: path.display().to_string(),
+            source,
+        }
+    }
+}
+
+/// Where the log of a job is.
+enum Whereabouts {
+    Live(Arc<Live>),
+    Sealed(Arc<LogRow>),
+}
+
+impl Logs {
+    /// `dir` is where logs grow, `cap_bytes` what one of them may have there (at least 4 KiB): half for its head and
+    /// half for its tail.
+    pub fn open(
+        dir: PathBuf,
+        cap_bytes: u64,
+        store: Store,
+        objects: Objects,
+    ) -> Result<Logs, LogError> {
+        std::fs::create_dir_all(&dir).map_err(|source| LogError::Folder {
+            path: dir.display().to_string(),
+            source,
+        })?;
+        Ok(Logs {
+            shared: Arc::new(Shared {
+                dir,
+                cap: cap_bytes.max(4096),
+                store,
+                frames: Frames::new(objects.clone()),
+                objects,
+                live: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Begins the job's log, or continues it at its end. One writer per job at a time.
+    pub async fn writer(&self, job: JobId) -> Result<LogWriter, LogError> {
+        let live = match self.find(job).await? {
+            Whereabouts::Live(live) => live,
+            Whereabouts::Sealed(_) => return Err(LogError::Complete { job }),
+        };
+        if live.progress().complete {
+            return Err(LogError::Complete { job });
+        }
+        live.claim_writer()?;
+        LogWriter::begin(live).await
+    }
+
+    /// At most `max` bytes from offset `from` on; fewer may come before the end. Where the cap left bytes out, a line
+    /// that says so stands in their place. A job that has no log yet has an empty one.
+    pub async fn chunk(&self, job: JobId, from: u64, max: usize) -> Result<Chunk, LogError> {
+        let max = max.clamp(1, MOST_CHUNK);
+        for _ in 0..LOOKS {
+            match self.find(job).await? {
+                Whereabouts::Sealed(row) => return self.chunk_of_sealed(&row, from, max).await,
+                Whereabouts::Live(live) => match self.chunk_of_live(live, from, max).await {
+                    // A segment was dropped, or the log was sealed, since we looked.
+                    Err(LogError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound => {}
+                    result => return result,
+                },
+            }
+        }
+        let path = self.folder(job);
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        Err(LogError::io("read", job, &path, gone))
+    }
+
+    /// Waits until the log is longer than `offset`, or is complete. The deadline is the caller's.
+    pub async fn wait_beyond(&self, job: JobId, offset: u64) -> Result<Progress, LogError> {
+        let live = match self.find(job).await? {
+            Whereabouts::Live(live) => live,
+            Whereabouts::Sealed(row) => {
+                return Ok(Progress {
+                    length: row.length,
+                    complete: true,
+                });
+            }
+        };
+        let mut watch = live.watch();
+        let reached = watch
+            .wait_for(|progress| progress.complete || progress.length > offset)
+            .await;
+        // The sender lives as long as `live`, which is ours.
+        Ok(reached.map_or_else(|_| live.progress(), |progress| *progress))
+    }
+
+    /// Bytes of the whole stream so far, those left out included.
+    pub async fn length(&self, job: JobId) -> Result<u64, LogError> {
+        Ok(match self.find(job).await? {
+            Whereabouts::Live(live) => live.progress().length,
+            Whereabouts::Sealed(row) => row.length,
+        })
+    }
+
+    /// When the log reached which offset, in order and sparse: the byte at an offset came no earlier than the last time
+    /// at or before it.
+    pub async fn times(&self, job: JobId) -> Result<Vec<(Timestamp, u64)>, LogError> {
+        let marks = match self.find(job).await? {
+            Whereabouts::Live(live) => {
+                blocking(move || {
+                    times::read(&live.folder, live.progress().length)
+                        .map_err(|e| LogError::io("read the times of", live.job, &live.folder, e))
+                })
+                .await??
+            }
+            Whereabouts::Sealed(row) => row.sealed.times.clone(),
+        };
+        Ok(marks
+            .into_iter()
+            .map(|(millis, offset)| {
+                let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
+                (time, offset)
+            })
+            .collect())
+    }
+
+    /// Jobs whose logs are still in files: those to go on with, or to seal, after a start.
+    pub async fn unsealed(&self) -> Result<Vec<JobId>, LogError> {
+        let dir = self.shared.dir.clone();
+        blocking(move || list_folders(&dir)).await?
+    }
+
+    /// Removes all of the job's log, sealed or not.
+    pub async fn remove(&self, job: JobId) -> Result<(), LogError> {
+        let error = |source| LogError::Object { job, source };
+        match self.find(job).await? {
+            Whereabouts::Live(live) => {
+                let _lease = live.lease_without_writer().await?;
+                self.remove_segments(job).await?;
+                live.tell_complete();
+            }
+            Whereabouts::Sealed(row) => {
+                if let Some(key) = &row.sealed.object {
+                    self.shared.objects.delete(key).await.map_err(error)?;
+                }
+                self.remove_segments(job).await?;
+                self.forget(job).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn chunk_of_live(
+        &self,
+        live: Arc<Live>,
+        from: u64,
+        max: usize,
+    ) -> Result<Chunk, LogError> {
+        let cap = self.shared.cap;
+        blocking(move || {
+            // Before the read: nothing comes after it was true.
+            let complete = live.progress().complete;
+            let read = live
+                .read(from, max)
+                .map_err(|e| LogError::io("read", live.job, &live.folder, e))?;
+            let (bytes, next) = match read {
+                Read::Bytes(bytes) => {
+                    let next = from + bytes.len() as u64;
+                    (Bytes::from(bytes), next)
+                }
+                Read::Omitted { next } => (notice(next - from, cap), next),
+                Read::Beyond { length } => (Bytes::new(), length),
+            };
+            Ok(Chunk {
+                bytes,
+                next,
+                complete: complete && next >= live.progress().length,
+            })
+        })
+        .await?
+    }
+
+    async fn chunk_of_sealed(
+        &self,
+        row: &LogRow,
+        from: u64,
+        max: usize,
+    ) -> Result<Chunk, LogError> {
+        let (bytes, next) = if from >= row.length {
+            (Bytes::new(), row.length)
+        } else if (row.omitted_from..row.omitted_to).contains(&from) {
+            (
+                notice(row.omitted_to - from, self.shared.cap),
+                row.omitted_to,
+            )
+        } else {
+            let bytes = self.shared.frames.read(row, from, max).await?;
+            let next = from + bytes.len() as u64;
+            (bytes, next)
+        };
+        Ok(Chunk {
+            bytes,
+            next,
+            complete: next >= row.length,
+        })
+    }
+
+    /// Finds a log. One that is nowhere is live and empty: its job may be about to start.
+    async fn find(&self, job: JobId) -> Result<Whereabouts, LogError> {
+        let known = self.registry().get(&job).and_then(Weak::upgrade);
+        if let Some(live) = known
+            && !live.is_sealed()
+        {
+            return Ok(Whereabouts::Live(live));
+        }
+        if let Some(row) = self.record_of(job).await? {
+            return Ok(Whereabouts::Sealed(row));
+        }
+        let folder = self.folder(job);
+        let cap = self.shared.cap;
+        let fresh = blocking(move || {
+            let error = |e| LogError::io("look at", job, &folder, e);
+            Live::open(job, folder.clone(), cap).map_err(error)
+        })
+        .await??;
+        let live = {
+            let mut registry = self.registry();
+            registry.retain(|_, live| live.strong_count() > 0);
+            match registry.get(&job).and_then(Weak::upgrade) {
+                Some(live) => live,
+                None => {
+                    let live = Arc::new(fresh);
+                    registry.insert(job, Arc::downgrade(&live));
+                    live
+                }
+            }
+        };
+        // It may have been sealed between the first look and the files: whoever seals from now on meets our entry.
+        if let Some(row) = self.record_of(job).await? {
+            live.set_sealed();
+            live.tell_length(row.length);
+            live.tell_complete();
+            return Ok(Whereabouts::Sealed(row));
+        }
+        Ok(Whereabouts::Live(live))
+    }
+
+    async fn record_of(&self, job: JobId) -> Result<Option<Arc<LogRow>>, LogError> {
+        if let Some(row) = self.shared.frames.known(job) {
+            return Ok(Some(row));
+        }
+        let row = self.shared.store.sealed_log(job).await;
+        let row = row.map_err(|source| LogError::Store { job, source })?;
+        Ok(row.map(|row| self.shared.frames.remember(row)))
+    }
+
+    async fn forget(&self, job: JobId) -> Result<(), LogError> {
+        let forgotten = self.shared.store.forget_log(job).await;
+        self.shared.frames.forget(job);
+        // A job that is run again begins a new log.
+        self.registry().remove(&job);
+        forgotten.map_err(|source| LogError::Store { job, source })
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Weak<Live>>> {
+        let live = self.shared.live.lock();
+        live.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, job: JobId) -> PathBuf {
+        self.shared.dir.join(job.to_string())
+    }
+}
+
+fn list_folders(dir: &Path) -> Result<Vec<JobId>, LogError> {
+    let error = |source| LogError::Folder {
+        path: dir.display().to_string(),
+        source,
+    };
+    let mut jobs = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        // Only our own names: what a person left here is not ours to seal.
+        let job = name.to_str().and_then(|name| name.strip_prefix("job-"));
+        if let Some(number) = job.and_then(|number| number.parse().ok()) {
+            jobs.push(JobId(number));
+        }
+    }
+    jobs.sort_unstable();
+    Ok(jobs)
+}
+
+/// What stands in the place of the bytes that the cap left out.
+fn notice(bytes: u64, cap: u64) -> Bytes {
+    let cap = match cap {
+        cap if cap % (1 << 20) == 0 => format!("{} MiB", cap >> 20),
+        cap if cap % (1 << 10) == 0 => format!("{} KiB", cap >> 10),
+        cap => format!("{} bytes", grouped(cap)),
+    };
+    Bytes::from(format!(
+        "\n[vivarium: {} bytes left out here: the log is over its cap of {cap}]\n",
+        grouped(bytes)
+    ))
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Runs blocking file work on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LogError> {
+    Ok(tokio::task::spawn_blocking(work).await?)
+}
+
+#[cfg(test)]
+mod tests;
