@@ -238,20 +238,21 @@ impl Logs {
 
     /// Removes all of the job's log, sealed or not.
     pub async fn remove(&self, job: JobId) -> Result<(), LogError> {
-        let error = |source| LogError::Object { job, source };
-        match self.find(job).await? {
-            Whereabouts::Live(live) => {
-                let _lease = live.lease_without_writer().await?;
-                self.remove_segments(job).await?;
-                live.tell_complete();
-            }
-            Whereabouts::Sealed(row) => {
-                if let Some(key) = &row.sealed.object {
-                    self.shared.objects.delete(key).await.map_err(error)?;
-                }
-                self.remove_segments(job).await?;
-                self.forget(job).await?;
-            }
+        let live = match self.find(job).await? {
+            Whereabouts::Live(live) => Some(live),
+            Whereabouts::Sealed(_) => None,
+        };
+        let _lease = match &live {
+            Some(live) => Some(live.lease_without_writer().await?),
+            None => None,
+        };
+        // The object first: without its record nobody would find it again. One may be there before its record is.
+        let deleted = self.shared.objects.delete(&seal::key(job)).await;
+        deleted.map_err(|source| LogError::Object { job, source })?;
+        self.remove_segments(job).await?;
+        self.forget(job).await?;
+        if let Some(live) = live {
+            live.tell_complete();
         }
         Ok(())
     }

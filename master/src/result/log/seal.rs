@@ -61,7 +61,7 @@ impl Logs {
             times,
         };
         if length > 0 {
-            let key = format!("logs/{job}.log.zst");
+            let key = key(job);
             let error = |source| LogError::Object { job, source };
             let upload = self.shared.objects.upload(&key).map_err(error)?;
             let mut sealing = Sealing {
@@ -108,6 +108,11 @@ impl Logs {
         })
         .await?
     }
+}
+
+/// Where the sealed log of a job is.
+pub(super) fn key(job: JobId) -> String {
+    format!("logs/{job}.log.zst")
 }
 
 /// An object that takes frames.
