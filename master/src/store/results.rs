@@ -22,6 +22,8 @@ pub struct LogRow {
 pub struct SealedLog {
     /// Key in the object store; none when the log is empty.
     pub object: Option<String>,
+    /// What the log was allowed to have, in bytes.
+    pub cap: u64,
     /// The compressed frames, in the stream's order. The left-out part has none.
     pub frames: Vec<Frame>,
     /// When the stream reached which offset, sparsely: milliseconds since 1970 and offset.
@@ -193,4 +195,90 @@ fn to_sql(number: u64) -> i64 {
 
 fn from_sql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+impl Store {
+    /// A job of which nothing matters but that its row is there.
+    pub(crate) async fn insert_bare_job(&self) -> JobId {
+        let insert = |sql: &'static str| sqlx::query(sql).execute(&self.writer);
+        insert(
+            "INSERT INTO builds (repository, trigger_name, build_key, reference, head_sha, from_fork, publish, title, \
+             only_platforms, state, created_at) SELECT 'octo/tools', 'push', 'key-' || COUNT(*), 'main', 'c0ffee', \
+             FALSE, FALSE, '', '[]', 'running', 0 FROM builds",
+        )
+        .await
+        .unwrap();
+        let job = insert(
+            "INSERT INTO jobs (build, repository, suite, platform, plan, priority, state, queued_at, not_before) \
+             SELECT MAX(id), 'octo/tools', 'unit', 'linux', '{}', 1, 'running', 0, 0 FROM builds",
+        )
+        .await
+        .unwrap();
+        JobId(job.last_insert_rowid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_recorded_reads_back_and_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.db")).await.unwrap();
+        let job = store.insert_bare_job().await;
+
+        assert_eq!(store.tests(job).await.unwrap(), None);
+        let counts = TestCounts {
+            passed: 1,
+            failed: 2,
+            skipped: 3,
+            failing: vec!["a".to_string()],
+        };
+        store.record_tests(job, &counts).await.unwrap();
+        assert_eq!(store.tests(job).await.unwrap(), Some(counts));
+
+        let mut row = LogRow {
+            job,
+            length: 10,
+            omitted_from: 4,
+            omitted_to: 6,
+            sealed: SealedLog {
+                object: Some("logs/x".to_string()),
+                cap: 1000,
+                frames: vec![Frame {
+                    from: 0,
+                    length: 4,
+                    at: 0,
+                    size: 20,
+                }],
+                times: vec![(1, 0)],
+            },
+        };
+        assert_eq!(store.sealed_log(job).await.unwrap(), None);
+        store.record_log(&row).await.unwrap();
+        row.length = 12;
+        store.record_log(&row).await.unwrap();
+        assert_eq!(store.sealed_log(job).await.unwrap(), Some(row));
+        store.forget_log(job).await.unwrap();
+        assert_eq!(store.sealed_log(job).await.unwrap(), None);
+
+        let artifact = |path: &str| ArtifactRow {
+            path: path.to_string(),
+            size: 1,
+            sha256: "00".to_string(),
+            object: format!("artifacts/{path}"),
+        };
+        store
+            .record_artifacts(job, &[artifact("b"), artifact("a")])
+            .await
+            .unwrap();
+        assert_eq!(
+            store.artifacts(job).await.unwrap(),
+            [artifact("a"), artifact("b")]
+        );
+        store.record_artifacts(job, &[artifact("c")]).await.unwrap();
+        assert_eq!(store.artifacts(job).await.unwrap(), [artifact("c")]);
+    }
 }

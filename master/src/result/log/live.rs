@@ -3,7 +3,8 @@
 //! ```text
 //!  <data>/logs/job-204/00000000000000000000.seg   first offset of the stream in it
 //!                      00000000000008388608.seg
-//!                      times
+//!                      times                      see `times.rs`
+//!                      cap                        the cap it was begun with, in bytes
 //!
 //!  writer ──bytes──► segment file ──► layout ──► progress (watch) ──► followers wake
 //!  reader ◄─────────── pread ◄─────── layout
@@ -16,7 +17,7 @@ use super::layout::{Found, Layout, Segment};
 use super::{LogError, Progress};
 use crate::model::JobId;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
+const CAP_FILE: &str = "cap";
 /// How long the next writer waits for a write of the one before, which was cancelled but still runs in its thread.
 const LEASE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -31,6 +33,8 @@ const LEASE_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Live {
     pub(super) job: JobId,
     pub(super) folder: PathBuf,
+    /// The cap of this log. It is kept with it: the layout of the files follows from it.
+    pub(super) cap: u64,
     layout: Mutex<Layout>,
     progress: watch::Sender<Progress>,
     /// Held by whoever may change the files: the writer, the sealing, the removal.
@@ -45,13 +49,15 @@ pub(super) struct Live {
 pub(super) type Lease = OwnedMutexGuard<()>;
 
 impl Live {
-    /// Looks at the files that are there; no folder is an empty log.
-    pub(super) fn open(job: JobId, folder: PathBuf, cap: u64) -> io::Result<Live> {
+    /// Looks at the files that are there; no folder is an empty log, with the cap that is configured.
+    pub(super) fn open(job: JobId, folder: PathBuf, configured_cap: u64) -> io::Result<Live> {
+        let cap = read_cap(&folder)?.unwrap_or(configured_cap);
         let layout = Layout::of_found(cap, list(&folder)?);
         let length = layout.length();
         Ok(Live {
             job,
             folder,
+            cap,
             layout: Mutex::new(layout),
             progress: watch::Sender::new(Progress {
                 length,
@@ -142,6 +148,19 @@ impl Live {
         }
     }
 
+    /// Makes the folder and the file with the cap, if they are not there. Blocking.
+    pub(super) fn create_folder(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        if read_cap(&self.folder)?.is_none() {
+            let new = self.folder.join("cap.new");
+            let mut file = File::create(&new)?;
+            writeln!(file, "{}", self.cap)?;
+            file.sync_data()?;
+            std::fs::rename(&new, self.folder.join(CAP_FILE))?;
+        }
+        Ok(())
+    }
+
     /// Removes the segment files that are no part of the log. Blocking.
     pub(super) fn remove_strays(&self) -> io::Result<()> {
         for segment in list(&self.folder)? {
@@ -170,6 +189,14 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn read_cap(folder: &Path) -> io::Result<Option<u64>> {
+    match std::fs::read_to_string(folder.join(CAP_FILE)) {
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -125,7 +125,7 @@ enum Whereabouts {
 
 impl Logs {
     /// `dir` is where logs grow, `cap_bytes` what one of them may have there (at least 4 KiB): half for its head and
-    /// half for its tail.
+    /// half for its tail. A log that was begun with another cap keeps it.
     pub fn open(
         dir: PathBuf,
         cap_bytes: u64,
@@ -263,7 +263,6 @@ impl Logs {
         from: u64,
         max: usize,
     ) -> Result<Chunk, LogError> {
-        let cap = self.shared.cap;
         blocking(move || {
             // Before the read: nothing comes after it was true.
             let complete = live.progress().complete;
@@ -275,7 +274,7 @@ impl Logs {
                     let next = from + bytes.len() as u64;
                     (Bytes::from(bytes), next)
                 }
-                Read::Omitted { next } => (notice(next - from, cap), next),
+                Read::Omitted { next } => (notice(next - from, live.cap), next),
                 Read::Beyond { length } => (Bytes::new(), length),
             };
             Ok(Chunk {
@@ -297,7 +296,7 @@ impl Logs {
             (Bytes::new(), row.length)
         } else if (row.omitted_from..row.omitted_to).contains(&from) {
             (
-                notice(row.omitted_to - from, self.shared.cap),
+                notice(row.omitted_to - from, row.sealed.cap),
                 row.omitted_to,
             )
         } else {

@@ -56,6 +56,7 @@ impl Logs {
                 .await??
         };
         let mut sealed = SealedLog {
+            cap: live.cap,
             object: None,
             frames: Vec::new(),
             times,
@@ -72,7 +73,7 @@ impl Logs {
             };
             sealing.add_range(0, omitted_from).await?;
             if omitted_to > omitted_from {
-                let notice = notice(omitted_to - omitted_from, self.shared.cap);
+                let notice = notice(omitted_to - omitted_from, live.cap);
                 let compressed = blocking(move || compress(&notice)).await?;
                 sealing.add(compressed.map_err(|e| sealing.io(e))?).await?;
             }

@@ -116,7 +116,7 @@ impl Drop for LogWriter {
 
 impl Files {
     fn open(live: Arc<Live>, lease: Lease) -> io::Result<Files> {
-        std::fs::create_dir_all(&live.folder)?;
+        live.create_folder()?;
         live.remove_strays()?;
         let (length, unsynced) = {
             let layout = live.layout();
