@@ -254,7 +254,7 @@ impl ArtifactUpload {
         let mut hash = Sha256::new();
         let mut buffer = BytesMut::new();
         loop {
-            buffer.reserve(READ_BYTES);
+            buffer.reserve(READ_BYTES.saturating_sub(buffer.len()));
             let read = reader.read_buf(&mut buffer).await;
             let read = read.map_err(|source| ArtifactError::Receive {
                 name: name.clone(),

@@ -11,9 +11,11 @@
 //! not when the cap leaves out the middle, not when the log is sealed. A reader that is slow, or gone, costs the job
 //! nothing: it reads files on its own, and no queue is kept for it.
 
+mod find;
 mod frames;
 mod layout;
 mod live;
+mod notice;
 mod seal;
 mod times;
 mod writer;
@@ -25,13 +27,15 @@ use crate::result::objects::{ObjectError, Objects};
 use crate::store::results::LogRow;
 use crate::store::{Store, StoreError};
 use bytes::Bytes;
+use find::Whereabouts;
 use frames::Frames;
 use jiff::Timestamp;
 use live::{Live, Read};
+use notice::notice;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// What a log may have on disk when nothing else is configured.
 pub const DEFAULT_CAP_BYTES: u64 = 200 << 20;
@@ -115,12 +119,6 @@ impl LogError {
             source,
         }
     }
-}
-
-/// Where the log of a job is.
-enum Whereabouts {
-    Live(Arc<Live>),
-    Sealed(Arc<LogRow>),
 }
 
 impl Logs {
@@ -311,68 +309,6 @@ impl Logs {
         })
     }
 
-    /// Finds a log. One that is nowhere is live and empty: its job may be about to start.
-    async fn find(&self, job: JobId) -> Result<Whereabouts, LogError> {
-        let known = self.registry().get(&job).and_then(Weak::upgrade);
-        if let Some(live) = known
-            && !live.is_sealed()
-        {
-            return Ok(Whereabouts::Live(live));
-        }
-        if let Some(row) = self.record_of(job).await? {
-            return Ok(Whereabouts::Sealed(row));
-        }
-        let folder = self.folder(job);
-        let cap = self.shared.cap;
-        let fresh = blocking(move || {
-            let error = |e| LogError::io("look at", job, &folder, e);
-            Live::open(job, folder.clone(), cap).map_err(error)
-        })
-        .await??;
-        let live = {
-            let mut registry = self.registry();
-            registry.retain(|_, live| live.strong_count() > 0);
-            match registry.get(&job).and_then(Weak::upgrade) {
-                Some(live) => live,
-                None => {
-                    let live = Arc::new(fresh);
-                    registry.insert(job, Arc::downgrade(&live));
-                    live
-                }
-            }
-        };
-        // It may have been sealed between the first look and the files: whoever seals from now on meets our entry.
-        if let Some(row) = self.record_of(job).await? {
-            live.set_sealed();
-            live.tell_length(row.length);
-            live.tell_complete();
-            return Ok(Whereabouts::Sealed(row));
-        }
-        Ok(Whereabouts::Live(live))
-    }
-
-    async fn record_of(&self, job: JobId) -> Result<Option<Arc<LogRow>>, LogError> {
-        if let Some(row) = self.shared.frames.known(job) {
-            return Ok(Some(row));
-        }
-        let row = self.shared.store.sealed_log(job).await;
-        let row = row.map_err(|source| LogError::Store { job, source })?;
-        Ok(row.map(|row| self.shared.frames.remember(row)))
-    }
-
-    async fn forget(&self, job: JobId) -> Result<(), LogError> {
-        let forgotten = self.shared.store.forget_log(job).await;
-        self.shared.frames.forget(job);
-        // A job that is run again begins a new log.
-        self.registry().remove(&job);
-        forgotten.map_err(|source| LogError::Store { job, source })
-    }
-
-    fn registry(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Weak<Live>>> {
-        let live = self.shared.live.lock();
-        live.unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn folder(&self, job: JobId) -> PathBuf {
         self.shared.dir.join(job.to_string())
     }
@@ -394,32 +330,6 @@ fn list_folders(dir: &Path) -> Result<Vec<JobId>, LogError> {
     }
     jobs.sort_unstable();
     Ok(jobs)
-}
-
-/// What stands in the place of the bytes that the cap left out.
-fn notice(bytes: u64, cap: u64) -> Bytes {
-    let cap = match cap {
-        cap if cap % (1 << 20) == 0 => format!("{} MiB", cap >> 20),
-        cap if cap % (1 << 10) == 0 => format!("{} KiB", cap >> 10),
-        cap => format!("{} bytes", grouped(cap)),
-    };
-    Bytes::from(format!(
-        "\n[vivarium: {} bytes left out here: the log is over its cap of {cap}]\n",
-        grouped(bytes)
-    ))
-}
-
-/// 1234567 as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Runs blocking file work on a thread for it.

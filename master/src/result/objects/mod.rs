@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A key is a relative path with `/`, as it stands in the bucket. Requests that fail for a reason that may pass are
-//! repeated inside, a bounded number of times (see [`open`]); what comes out of here is final.
+//! repeated inside, a bounded number of times (see `open.rs`); what comes out of here is final.
 
 mod open;
 mod upload;
@@ -47,7 +47,7 @@ pub enum ObjectError {
     #[error("cannot open the object store {url}: {source}")]
     Open {
         url: String,
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     #[error("cannot create the folder {path} of the object store: {source}")]
     Folder {
@@ -61,7 +61,7 @@ pub enum ObjectError {
         action: &'static str,
         key: String,
         place: String,
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     #[error("the object store {place} does not keep what it is given: {reason}")]
     Unsound { place: String, reason: String },
@@ -138,13 +138,13 @@ impl Objects {
             .inner
             .get_opts(&path, GetOptions::default())
             .await
-            .map_err(|e| self.error("read", key, e))?;
+            .map_err(|e| self.read_error(key, e))?;
         let size = result.meta.size;
         let objects = self.clone();
         let key = key.to_string();
         let bytes = result
             .into_stream()
-            .map_err(move |e| objects.error("read", &key, e))
+            .map_err(move |e| objects.read_error(&key, e))
             .boxed();
         Ok(Fetched { size, bytes })
     }
@@ -158,7 +158,7 @@ impl Objects {
         self.inner
             .get_range(&path, range)
             .await
-            .map_err(|e| self.error("read", key, e))
+            .map_err(|e| self.read_error(key, e))
     }
 
     /// All objects below a folder-like prefix, sorted by key. Empty prefix: all.
@@ -213,18 +213,22 @@ impl Objects {
         Path::parse(key).map_err(|e| self.error("address", key, e.into()))
     }
 
-    fn error(&self, action: &'static str, key: &str, source: object_store::Error) -> ObjectError {
+    fn read_error(&self, key: &str, source: object_store::Error) -> ObjectError {
         match source {
             object_store::Error::NotFound { .. } => ObjectError::NotFound {
                 place: self.place.to_string(),
                 key: key.to_string(),
             },
-            source => ObjectError::Request {
-                action,
-                key: key.to_string(),
-                place: self.place.to_string(),
-                source,
-            },
+            source => self.error("read", key, source),
+        }
+    }
+
+    fn error(&self, action: &'static str, key: &str, source: object_store::Error) -> ObjectError {
+        ObjectError::Request {
+            action,
+            key: key.to_string(),
+            place: self.place.to_string(),
+            source: Box::new(source),
         }
     }
 }

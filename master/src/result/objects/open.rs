@@ -16,7 +16,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, ObjectStoreScheme, RetryConfig};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -33,7 +33,7 @@ pub(super) fn open(
     options: &BTreeMap<String, String>,
 ) -> Result<Opened, ObjectError> {
     if !address.contains("://") {
-        return open_folder(PathBuf::from(address), address, options);
+        return open_folder(Path::new(address), address, options);
     }
     let url: Url = address.parse().map_err(|e| ObjectError::Url {
         url: address.to_string(),
@@ -57,10 +57,13 @@ pub(super) fn open(
             let path = url
                 .to_file_path()
                 .map_err(|()| refuse("the path must be absolute: file:///folder"))?;
-            return open_folder(path, &place, options);
+            return open_folder(&path, &place, options);
         }
         ObjectStoreScheme::AmazonS3 => {
-            let builder = AmazonS3Builder::from_env().with_url(url.as_str());
+            let builder = AmazonS3Builder::from_env()
+                .with_url(url.as_str())
+                // Not every compatible server deletes several objects at once, and we delete one by one.
+                .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
             let builder = request.apply(builder, AmazonS3Builder::with_config, S3_KEYS)?;
             request.built(builder.with_retry(retry()).build())?
         }
@@ -91,7 +94,7 @@ pub(super) fn open(
 }
 
 fn open_folder(
-    path: PathBuf,
+    path: &Path,
     place: &str,
     options: &BTreeMap<String, String>,
 ) -> Result<Opened, ObjectError> {
@@ -106,12 +109,12 @@ fn open_folder(
         path: path.display().to_string(),
         source,
     };
-    std::fs::create_dir_all(&path).map_err(|e| error(&path, e))?;
-    let path = path.canonicalize().map_err(|e| error(&path, e))?;
+    std::fs::create_dir_all(path).map_err(|e| error(path, e))?;
+    let path = path.canonicalize().map_err(|e| error(path, e))?;
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|source| ObjectError::Open {
             url: place.to_string(),
-            source,
+            source: Box::new(source),
         })?
         // A sealed log's segments are removed once its object is stored: it must outlive a power cut.
         .with_fsync(true);
@@ -237,7 +240,7 @@ impl Request<'_> {
             Ok(store) => Ok(Arc::new(store)),
             Err(source) => Err(ObjectError::Open {
                 url: self.place.to_string(),
-                source,
+                source: Box::new(source),
             }),
         }
     }
@@ -246,7 +249,7 @@ impl Request<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::Objects;
-    use std::collections::BTreeMap;
+    use super::*;
 
     fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
@@ -278,6 +281,25 @@ mod tests {
         assert!(
             text.contains("aws_endpont") && text.contains("hint: `aws_endpoint`"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn every_option_that_is_suggested_exists() {
+        assert!(
+            S3_KEYS
+                .iter()
+                .all(|key| key.parse::<AmazonS3ConfigKey>().is_ok())
+        );
+        assert!(
+            GCS_KEYS
+                .iter()
+                .all(|key| key.parse::<GoogleConfigKey>().is_ok())
+        );
+        assert!(
+            AZURE_KEYS
+                .iter()
+                .all(|key| key.parse::<AzureConfigKey>().is_ok())
         );
     }
 
