@@ -34,7 +34,9 @@ struct Call<'a> {
     token: Option<String>,
 }
 
-type Reply = Result<Response, Response>;
+/// Boxed, because a response is large.
+type Refusal = Box<Response>;
+type Reply = Result<Response, Refusal>;
 
 /// Answers a request; `path` is without the API's prefix.
 pub(super) async fn answer(github: &GitHub, parts: &Parts, path: &str, body: &Bytes) -> Response {
@@ -49,7 +51,7 @@ pub(super) async fn answer(github: &GitHub, parts: &Parts, path: &str, body: &By
                 caller,
                 token: token.clone(),
             };
-            let response = call.route(path).await.unwrap_or_else(|refusal| refusal);
+            let response = call.route(path).await.unwrap_or_else(|refusal| *refusal);
             call.if_changed(response).await
         }
         Err(refusal) => *refusal,
@@ -119,7 +121,7 @@ fn admit(
     parts: &Parts,
     path: &str,
     token: Option<&str>,
-) -> Result<Option<Token>, Box<Response>> {
+) -> Result<Option<Token>, Refusal> {
     if parts.headers.get(header::USER_AGENT).is_none() {
         return Err(Box::new(text_reply(
             StatusCode::FORBIDDEN,
@@ -127,10 +129,10 @@ fn admit(
         )));
     }
     if !API_VERSIONS.contains(&api_version(parts)) {
-        return Err(Box::new(message(
+        return Err(message(
             410,
             &format!("The API version {} is not supported.", api_version(parts)),
-        )));
+        ));
     }
     let mut state = github.state();
     if Timestamp::now() >= state.window_ends {
@@ -145,16 +147,16 @@ fn admit(
     match token {
         None => {
             if counts && state.anonymous_used >= RATE_LIMIT_ANONYMOUS.min(limit) {
-                return Err(Box::new(rate_limit_exceeded()));
+                return Err(rate_limit_exceeded());
             }
             state.anonymous_used += u64::from(counts);
             Ok(None)
         }
         Some(token) => match state.tokens.get_mut(token) {
-            None => Err(Box::new(bad_credentials())),
+            None => Err(bad_credentials()),
             Some(holder) => {
                 if counts && holder.used >= limit {
-                    return Err(Box::new(rate_limit_exceeded()));
+                    return Err(rate_limit_exceeded());
                 }
                 holder.used += u64::from(counts);
                 Ok(Some(holder.clone()))
@@ -190,43 +192,43 @@ pub(super) fn set_rate_headers(response: &mut Response, limit: u64, remaining: u
     headers.insert("x-ratelimit-resource", HeaderValue::from_static("core"));
 }
 
-fn message(status: u16, text: &str) -> Response {
-    json_reply(
+fn message(status: u16, text: &str) -> Refusal {
+    Box::new(json_reply(
         status,
         &json!({
             "message": text,
             "documentation_url": "https://docs.github.com/rest",
             "status": status.to_string(),
         }),
-    )
+    ))
 }
 
-fn not_found() -> Response {
+fn not_found() -> Refusal {
     message(404, "Not Found")
 }
 
-pub(super) fn bad_credentials() -> Response {
+pub(super) fn bad_credentials() -> Refusal {
     message(401, "Bad credentials")
 }
 
-pub(super) fn rate_limit_exceeded() -> Response {
+pub(super) fn rate_limit_exceeded() -> Refusal {
     message(
         403,
         "API rate limit exceeded. (But here's the good news: Authenticated requests get a higher rate limit. Check out the documentation for more details.)",
     )
 }
 
-pub(super) fn no_commit(sha: &str) -> Response {
+pub(super) fn no_commit(sha: &str) -> Refusal {
     message(422, &format!("No commit found for SHA: {sha}"))
 }
 
 /// 422 about one field of a status.
-fn invalid_status(field: Option<&str>, text: &str) -> Response {
+fn invalid_status(field: Option<&str>, text: &str) -> Refusal {
     let mut error = json!({ "resource": "Status", "code": "custom", "message": text });
     if let (Some(field), Some(object)) = (field, error.as_object_mut()) {
         object.insert("field".to_owned(), field.into());
     }
-    json_reply(
+    Box::new(json_reply(
         422,
         &json!({
             "message": "Validation Failed",
@@ -234,7 +236,7 @@ fn invalid_status(field: Option<&str>, text: &str) -> Response {
             "documentation_url": "https://docs.github.com/rest/commits/statuses#create-a-commit-status",
             "status": "422",
         }),
-    )
+    ))
 }
 
 impl Call<'_> {
@@ -301,7 +303,7 @@ impl Call<'_> {
     }
 
     /// The repository's true name, if the caller may know of it.
-    fn visible(&self, name: &str) -> Result<String, Response> {
+    fn visible(&self, name: &str) -> Result<String, Refusal> {
         let state = self.github.state();
         let repository = state.repository(name).ok_or_else(not_found)?;
         if repository.private && !self.has_access(&repository.full_name()) {
@@ -417,14 +419,14 @@ impl Call<'_> {
         Ok(json_reply(200, &value))
     }
 
-    fn git_of(&self, repository: &str) -> Result<crate::git::BareRepository, Response> {
+    fn git_of(&self, repository: &str) -> Result<crate::git::BareRepository, Refusal> {
         let state = self.github.state();
         let found = state.repository(repository).ok_or_else(not_found)?;
         Ok(found.git.clone())
     }
 
     /// The commit that a SHA, a branch, a tag or `heads/…` names.
-    async fn resolve(&self, repository: &str, reference: &str) -> Result<String, Response> {
+    async fn resolve(&self, repository: &str, reference: &str) -> Result<String, Refusal> {
         let git = self.git_of(repository)?;
         for revision in [
             format!("refs/heads/{reference}"),
@@ -817,7 +819,7 @@ fn find_attempt<'a>(
     repository: &str,
     hook: &str,
     id: &str,
-) -> Result<(&'a super::Delivery, &'a super::DeliveryAttempt), Response> {
+) -> Result<(&'a super::Delivery, &'a super::DeliveryAttempt), Refusal> {
     let (hook, id): (i64, i64) = match (hook.parse(), id.parse()) {
         (Ok(hook), Ok(id)) => (hook, id),
         _ => return Err(not_found()),
@@ -842,7 +844,7 @@ struct WantedStatus {
 }
 
 impl WantedStatus {
-    fn parse(body: &[u8]) -> Result<WantedStatus, Response> {
+    fn parse(body: &[u8]) -> Result<WantedStatus, Refusal> {
         let fields: Map<String, Value> =
             serde_json::from_slice(body).map_err(|_| message(400, "Problems parsing JSON"))?;
         let text = |name: &str| match fields.get(name) {

@@ -213,15 +213,15 @@ fn faulty_answer(github: &GitHub, fault: &FaultKind, path: &str) -> Response {
             response
         }
         FaultKind::PrimaryLimit { reset_secs } => {
-            let mut response = api::rate_limit_exceeded();
+            let mut response = *api::rate_limit_exceeded();
             let reset = Timestamp::now().as_second().unsigned_abs() + reset_secs;
             api::set_rate_headers(&mut response, github.state().rate_limit, 0, reset);
             response
         }
-        FaultKind::Unauthorized => api::bad_credentials(),
+        FaultKind::Unauthorized => *api::bad_credentials(),
         FaultKind::CommitNotVisible => {
             let sha = path.rsplit('/').next().unwrap_or_default();
-            api::no_commit(sha)
+            *api::no_commit(sha)
         }
         FaultKind::ResetBefore
         | FaultKind::Delay(_)
