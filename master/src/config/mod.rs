@@ -1,1 +1,24 @@
-//! config
+//! The three TOML files, read at the edge into types that cannot be wrong.
+//!
+//! | file | type | where |
+//! |---|---|---|
+//! | `vivarium.toml` | [`Config`] | the master's own |
+//! | `<platforms_dir>/<name>/platform.toml` | [`crate::model::Platform`] | beside each image |
+//! | `.vivarium.toml` | [`RepositoryFile`] | in each repository |
+//!
+//! Unknown keys are refused with the key, the line and the nearest known key; see [`ConfigError`].
+
+mod error;
+mod master;
+mod platform;
+mod platforms;
+mod repository_file;
+
+pub use error::ConfigError;
+pub use master::{
+    Acceleration, Config, GithubConfig, HypervisorConfig, Limits, OnNewCommit, RepositoryConfig,
+    ServerConfig, StorageConfig,
+};
+pub use platform::parse_platform;
+pub use platforms::{Platforms, RefusedPlatform};
+pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};

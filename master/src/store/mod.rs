@@ -6,9 +6,18 @@
 //! Writes go through one connection, because SQLite has one writer: they wait in the pool's queue instead of failing
 //! with "database is locked". Reads have connections of their own and never wait for a write.
 
+pub mod attempts;
+pub mod branches;
+pub mod builds;
+pub mod jobs;
+
+use crate::model::{Ending, Reason};
 use jiff::Timestamp;
-use sqlx::SqlitePool;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::SqliteRow;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
 use std::path::Path;
 use std::time::Duration;
 
@@ -79,6 +88,11 @@ impl Store {
         Ok(Store { writer, reader })
     }
 
+    /// Begins a transaction that writes. The statements in it are functions of this folder's modules.
+    pub async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
     /// Closes the connections after the statements under way.
     pub async fn close(&self) {
         self.reader.close().await;
@@ -94,4 +108,38 @@ pub(crate) fn millis(time: Timestamp) -> i64 {
 /// A time as the database kept it; nonsense becomes the epoch.
 pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub(crate) fn optional_time(millis: Option<i64>) -> Option<Timestamp> {
+    millis.map(timestamp)
+}
+
+/// Reads a reason and its message from two columns.
+pub(crate) fn ending(
+    row: &SqliteRow,
+    reason: &str,
+    message: &str,
+) -> Result<Option<Ending>, StoreError> {
+    let Some(name) = row.try_get::<Option<String>, _>(reason)? else {
+        return Ok(None);
+    };
+    let message: Option<String> = row.try_get(message)?;
+    match Reason::from_name(&name) {
+        Some(reason) => Ok(Some(Ending::new(reason, message.unwrap_or_default()))),
+        None => Err(StoreError::Unknown {
+            what: "a reason",
+            value: name,
+        }),
+    }
+}
+
+pub(crate) fn json<T: Serialize + ?Sized>(
+    what: &'static str,
+    value: &T,
+) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Json { what, source })
+}
+
+pub(crate) fn parsed<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|source| StoreError::Json { what, source })
 }

@@ -1,0 +1,434 @@
+//! `vivarium.toml`: the master's own configuration. Each field's comment is its manual.
+
+use super::error::{self, ConfigError};
+use super::repository_file::RepositoryFile;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use url::Url;
+
+/// The whole file. Relative paths are taken from the file's folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder for the database, logs, mirrors and VM files.
+    #[serde(default = "defaults::data_dir")]
+    pub data_dir: PathBuf,
+    /// Folder of platforms: `<platforms_dir>/<name>/platform.toml` with the image beside it.
+    #[serde(default = "defaults::platforms_dir")]
+    pub platforms_dir: PathBuf,
+    #[serde(default)]
+    pub server: ServerConfig,
+    #[serde(default)]
+    pub github: GithubConfig,
+    #[serde(default)]
+    pub hypervisor: HypervisorConfig,
+    #[serde(default)]
+    pub storage: StorageConfig,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default, rename = "repository")]
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// Where the master listens, and how others reach it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address and port; port 0 takes a free one. Default `127.0.0.1:8090`.
+    pub listen: SocketAddr,
+    /// The address in links that GitHub shows, e.g. `https://ci.example.org`. Default: `http://` and the address listened on.
+    pub public_url: Option<Url>,
+    /// File with the token that requests which change something must bear.
+    /// Default: `<data_dir>/api-token`, made on the first start.
+    pub api_token_file: Option<PathBuf>,
+}
+
+/// GitHub, or GitHub Enterprise Server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GithubConfig {
+    /// Base of the REST API; for an Enterprise server `https://HOST/api/v3`. Default `https://api.github.com`.
+    pub api_url: Url,
+    /// File with a token that may write commit statuses (and read private repositories).
+    pub token_file: Option<PathBuf>,
+    /// Files with the webhook's secrets; all are accepted, so that one can be rotated.
+    pub webhook_secret_files: Vec<PathBuf>,
+}
+
+/// Whether guests run in hardware virtualisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// KVM where the processor has it and the device can be opened, else TCG.
+    Auto,
+    Kvm,
+    /// QEMU's own emulation: five to twenty times slower, works everywhere.
+    Tcg,
+}
+
+/// The machine that runs the guests.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HypervisorConfig {
+    /// `qemu:///system`, `qemu:///session` or `qemu:///embed?root=DIR`.
+    /// Default: `qemu:///system` for root, else `qemu:///session`.
+    pub uri: Option<String>,
+    /// `auto` (default), `kvm` or `tcg`.
+    pub acceleration: Acceleration,
+    /// Memory for guests in MiB. Default: the host's memory less a quarter.
+    pub memory_mib: Option<u64>,
+    /// Processors for guests. Default: twice the host's, since suites seldom keep one busy.
+    pub vcpus: Option<u32>,
+    /// Deadlines for booting and connecting are multiplied by this under TCG. Default 3.
+    pub tcg_deadline_scale: u32,
+}
+
+/// Where sealed logs and artefacts go.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`. Default `<data_dir>/objects`.
+    pub url: Option<String>,
+    /// Settings of the store by the names of the `object_store` library, e.g. `aws_endpoint`, `aws_region`.
+    pub options: BTreeMap<String, String>,
+    /// File with more such settings, `name = "value"` in TOML, for those that are secret.
+    pub secrets_file: Option<PathBuf>,
+}
+
+/// Bounds on time and size; platforms and suites may set some of their own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The most time a step may ask for or take without asking, in seconds. Default 3600.
+    pub step_timeout_secs: u64,
+    /// All steps of a job together, in seconds. Default 7200.
+    pub job_timeout_secs: u64,
+    /// Silence of a running step, in seconds. Default 1200.
+    pub no_output_timeout_secs: u64,
+    /// Fresh VMs after an infrastructure error, before the job ends with it. Default 2.
+    pub infrastructure_retries: u32,
+    /// A job's log in MiB; beyond it the middle is left out. Default 200.
+    pub log_mib: u64,
+    /// All artefacts of a job in MiB. Default 4096.
+    pub artifacts_mib: u64,
+    /// Artefacts of a job. Default 1000.
+    pub artifact_files: u64,
+    /// Output that may wait in a guest while the master is away, in MiB, before the suite's writes block. Default 64.
+    pub spool_mib: u64,
+    /// Between TERM and KILL when a step is ended, in seconds. Default 5.
+    pub stop_grace_secs: u64,
+}
+
+/// What a new commit on a pull request does to the older commit's build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNewCommit {
+    /// Ends the older one's machines, queued and running.
+    #[default]
+    Cancel,
+    /// Tests every commit.
+    Queue,
+}
+
+/// A repository that is watched.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryConfig {
+    /// For GitHub `owner/name`; for others any name of letters, digits, `.`, `_`, `-` and `/`.
+    pub name: String,
+    /// What git fetches: a path or URL. Default for GitHub: `https://github.com/<name>.git`.
+    pub url: Option<String>,
+    /// Webhooks name it and statuses are reported. Default: true when no `url` is given.
+    pub github: Option<bool>,
+    /// Looks for new commits this often, in seconds. Default: 5 for a repository that is not on GitHub, else never.
+    pub poll_secs: Option<u64>,
+    /// Branches whose commits are tested, as globs. Default `["main", "master"]`.
+    #[serde(default = "defaults::branches")]
+    pub branches: Vec<String>,
+    /// Branches whose artefacts are published, as globs. Default: the same as `branches`.
+    pub publish: Option<Vec<String>>,
+    /// `cancel` (default) or `queue`.
+    #[serde(default)]
+    pub on_new_commit: OnNewCommit,
+    /// The suites for commits without a `.vivarium.toml`, in the same form as that file.
+    pub suites: Option<RepositoryFile>,
+    /// Uses `suites` even where a commit has a `.vivarium.toml`. Default false.
+    #[serde(default)]
+    pub ignore_repository_file: bool,
+}
+
+mod defaults {
+    use std::path::PathBuf;
+
+    pub(super) fn data_dir() -> PathBuf {
+        "/var/lib/vivarium".into()
+    }
+
+    pub(super) fn platforms_dir() -> PathBuf {
+        "/etc/vivarium/platforms".into()
+    }
+
+    pub(super) fn branches() -> Vec<String> {
+        vec!["main".into(), "master".into()]
+    }
+}
+
+/// The port a master listens on where nothing else is said; the command line looks for it there too.
+pub(crate) const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8090);
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            listen: SocketAddr::from(DEFAULT_LISTEN),
+            public_url: None,
+            api_token_file: None,
+        }
+    }
+}
+
+impl Default for GithubConfig {
+    fn default() -> Self {
+        GithubConfig {
+            #[expect(clippy::expect_used, reason = "a constant that a test parses")]
+            api_url: Url::parse("https://api.github.com").expect("a constant"),
+            token_file: None,
+            webhook_secret_files: Vec::new(),
+        }
+    }
+}
+
+impl Default for HypervisorConfig {
+    fn default() -> Self {
+        HypervisorConfig {
+            uri: None,
+            acceleration: Acceleration::Auto,
+            memory_mib: None,
+            vcpus: None,
+            tcg_deadline_scale: 3,
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        StorageConfig {
+            url: None,
+            options: BTreeMap::new(),
+            secrets_file: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            step_timeout_secs: 3600,
+            job_timeout_secs: 7200,
+            no_output_timeout_secs: 1200,
+            infrastructure_retries: 2,
+            log_mib: 200,
+            artifacts_mib: 4096,
+            artifact_files: 1000,
+            spool_mib: 64,
+            stop_grace_secs: 5,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let config: Config = error::read(path)?;
+        config.checked(path)
+    }
+
+    /// Parses and checks text; `path` says where relative paths start and is named in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let config: Config = error::parse(path, text)?;
+        config.checked(path)
+    }
+
+    fn checked(mut self, path: &Path) -> Result<Config, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let paths = [&mut self.data_dir, &mut self.platforms_dir]
+            .into_iter()
+            .chain(self.server.api_token_file.as_mut())
+            .chain(self.github.token_file.as_mut())
+            .chain(self.github.webhook_secret_files.iter_mut())
+            .chain(self.storage.secrets_file.as_mut());
+        for path in paths {
+            *path = folder.join(&*path);
+        }
+        let mut seen = BTreeSet::new();
+        for repository in &self.repositories {
+            let wrong = |what: String| ConfigError::meaning(path, what);
+            let name = &repository.name;
+            if !is_repository_name(name) {
+                return Err(wrong(format!(
+                    "repository `{name}`: a name has letters, digits, `.`, `_`, `-`, with `/` between its parts"
+                )));
+            }
+            if !seen.insert(name.to_lowercase()) {
+                return Err(wrong(format!("repository `{name}` is listed twice")));
+            }
+            for globs in [Some(&repository.branches), repository.publish.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                glob_set(globs).map_err(|e| wrong(format!("repository `{name}`: {e}")))?;
+            }
+            if repository.poll_secs == Some(0) {
+                return Err(wrong(format!(
+                    "repository `{name}`: poll_secs is a number of seconds from 1 on; leave it out to use the default"
+                )));
+            }
+            if repository.ignore_repository_file && repository.suites.is_none() {
+                return Err(wrong(format!(
+                    "repository `{name}`: ignore_repository_file needs `suites` to use instead"
+                )));
+            }
+            if let Some(suites) = &repository.suites {
+                suites
+                    .check()
+                    .map_err(|e| wrong(format!("repository `{name}`: suites: {e}")))?;
+            }
+        }
+        if self.github.token_file.is_none()
+            && let Some(repository) = self.repositories.iter().find(|r| r.is_github())
+        {
+            return Err(ConfigError::meaning(
+                path,
+                format!(
+                    "repository `{}` is on GitHub, so statuses need `token_file` under [github]; \
+                     for a repository that is only fetched give its `url`",
+                    repository.name
+                ),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// The repository of that name; GitHub's names do not tell capital letters apart.
+    pub fn repository(&self, name: &str) -> Option<&RepositoryConfig> {
+        self.repositories
+            .iter()
+            .find(|repository| repository.name.eq_ignore_ascii_case(name))
+    }
+}
+
+impl RepositoryConfig {
+    pub fn is_github(&self) -> bool {
+        self.github.unwrap_or(self.url.is_none())
+    }
+
+    /// What git fetches.
+    pub fn fetch_url(&self) -> String {
+        self.url
+            .clone()
+            .unwrap_or_else(|| format!("https://github.com/{}.git", self.name))
+    }
+
+    /// How often it is polled, if it is.
+    pub fn poll_interval(&self) -> Option<std::time::Duration> {
+        const DEFAULT_SECS: u64 = 5;
+        self.poll_secs
+            .or((!self.is_github()).then_some(DEFAULT_SECS))
+            .map(std::time::Duration::from_secs)
+    }
+
+    pub fn tests_branch(&self, branch: &str) -> bool {
+        glob_set(&self.branches).is_ok_and(|globs| globs.is_match(branch))
+    }
+
+    pub fn publishes_branch(&self, branch: &str) -> bool {
+        let globs = self.publish.as_ref().unwrap_or(&self.branches);
+        glob_set(globs).is_ok_and(|globs| globs.is_match(branch))
+    }
+}
+
+fn is_repository_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 200
+        && name.split('/').all(|part| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        })
+}
+
+pub(crate) fn glob_set(globs: &[String]) -> Result<GlobSet, globset::Error> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(Glob::new(glob)?);
+    }
+    set.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/vivarium/vivarium.toml"), text)
+    }
+
+    #[test]
+    fn an_empty_file_is_a_configuration() {
+        let config = parse("").unwrap();
+        assert_eq!(config.limits.infrastructure_retries, 2);
+        assert_eq!(config.github.api_url.as_str(), "https://api.github.com/");
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_file() {
+        let config = parse("data_dir = 'data'").unwrap();
+        assert_eq!(config.data_dir, Path::new("/etc/vivarium/data"));
+    }
+
+    #[test]
+    fn a_path_alone_makes_a_polled_repository() {
+        let config = parse("[[repository]]\nname = 'local'\nurl = '/srv/git/local.git'").unwrap();
+        let repository = config.repository("LOCAL").unwrap();
+        assert!(!repository.is_github());
+        assert_eq!(repository.poll_interval().unwrap().as_secs(), 5);
+        assert!(repository.tests_branch("main") && repository.publishes_branch("main"));
+        assert!(!repository.tests_branch("topic"));
+    }
+
+    #[test]
+    fn faults_are_told_in_one_sentence() {
+        for (text, expected) in [
+            (
+                "data_dri = '/x'",
+                "unknown key `data_dri`: did you mean `data_dir`?",
+            ),
+            (
+                "[limits]\nlog_mb = 3",
+                ":2:1: unknown key `log_mb`: did you mean `log_mib`?",
+            ),
+            (
+                "[[repository]]\nname = '../x'\nurl = '/x'",
+                "repository `../x`: a name has",
+            ),
+            ("[[repository]]\nname = 'a/b'", "needs"),
+            (
+                "[[repository]]\nname='a'\nurl='/x'\n[[repository]]\nname='A'\nurl='/y'",
+                "repository `A` is listed twice",
+            ),
+            (
+                "[hypervisor]\nacceleration = 'kvn'",
+                "unknown value `kvn`: did you mean `kvm`?",
+            ),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            let expected = expected.replace("needs", "statuses need `token_file`");
+            assert!(error.contains(&expected), "{text}: {error}");
+        }
+    }
+}
