@@ -323,9 +323,16 @@ fn domains_of(data_dir: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Ids and command lines of the QEMU processes that work on the data folder.
+/// Ids and command lines of the QEMU processes that run domains of the data folder, or have its files open by name.
 pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
     let folder = data_dir.to_string_lossy().into_owned();
+    // A guest without a disk has no file of ours among its arguments: libvirt hands the console over open.
+    let mut marks: Vec<String> = domains_of(data_dir)
+        .unwrap_or_default()
+        .iter()
+        .map(|name| format!("guest={name},"))
+        .collect();
+    marks.push(folder);
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -340,7 +347,8 @@ pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
                 .file_name()?
                 .to_str()?
                 .starts_with("qemu-system-");
-            (is_qemu && command.contains(&folder)).then_some((pid, command))
+            let is_ours = marks.iter().any(|mark| command.contains(mark));
+            (is_qemu && is_ours).then_some((pid, command))
         })
         .collect()
 }
@@ -357,7 +365,10 @@ pub fn kill_qemu_of(data_dir: &Path) -> Result<usize> {
 
 /// Ends what a master that was killed left running, so that a failed test leaves nothing.
 pub(crate) fn end_machines_of(data_dir: &Path) -> Result<()> {
-    if qemu_processes_of(data_dir).is_empty() {
+    // Without a machine's files there is no machine, and on some hosts no libvirt to ask either.
+    let mut files = Vec::new();
+    collect_files(&data_dir.join("vms"), &mut files)?;
+    if files.is_empty() {
         return Ok(());
     }
     for domain in domains_of(data_dir)? {
