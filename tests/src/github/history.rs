@@ -50,8 +50,7 @@ impl StatusHistory {
         );
     }
 
-    /// Weaker, for a context that is built again: never `pending` directly followed by nothing, and the last word is
-    /// this.
+    /// Weaker, for a context that is built again: the last word is this.
     #[track_caller]
     pub fn assert_ends(&self, wanted: StatusState) {
         assert!(
