@@ -1,1 +1,38 @@
-//! x
+//! The harness: the real thing in small, for the scenarios beside it.
+//!
+//! * [`github`]: a GitHub with state, strict, whose faults are settings.
+//! * [`git`] and [`repository`]: real repositories with a `.vivarium.toml`.
+//! * [`master`]: the real `vivarium serve` with a data folder of its own.
+//! * [`machine`]: images, platforms and what must be gone afterwards.
+//! * [`world`]: all of it together.
+
+pub mod git;
+pub mod github;
+pub mod machine;
+pub mod master;
+pub mod repository;
+pub mod world;
+
+use sha2::{Digest, Sha256};
+
+/// A client for loopback addresses: no proxy, no redirects, no connection kept for the next request.
+pub fn http_client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap_or_else(|error| panic!("cannot make an HTTP client: {error}"))
+}
+
+/// Where `needle` begins in `bytes`.
+pub fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes
+        .windows(needle.len())
+        .position(|window| window == needle)
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

@@ -1,0 +1,138 @@
+//! What is left of machines, and their end.
+
+use super::hypervisor_uri;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What there is of machines of the master with this data folder: domains, files, processes.
+pub fn leftovers(data_dir: &Path) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for domain in domains_of(data_dir)? {
+        left.push(format!("the domain {domain}"));
+    }
+    collect_files(&data_dir.join("vms"), &mut left)?;
+    for (pid, command) in qemu_processes_of(data_dir) {
+        left.push(format!("the process {pid}: {command}"));
+    }
+    Ok(left)
+}
+
+fn collect_files(folder: &Path, found: &mut Vec<String>) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context(format!("cannot list {}", folder.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect_files(&entry.path(), found)?;
+        } else {
+            found.push(format!("the file {}", entry.path().display()));
+        }
+    }
+    Ok(())
+}
+
+fn virsh(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("virsh")
+        .args(["--quiet", "--connect", &hypervisor_uri()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run virsh")?;
+    if !output.status.success() {
+        bail!(
+            "virsh {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Domains whose files are in the data folder: no other installation's.
+fn domains_of(data_dir: &Path) -> Result<Vec<String>> {
+    let folder = data_dir.to_string_lossy().into_owned();
+    let names = virsh(&["list", "--all", "--name"])?;
+    Ok(names
+        .lines()
+        .map(str::trim)
+        .filter(|name| name.starts_with("vivarium-"))
+        // One that has gone in the meantime is nobody's.
+        .filter(|name| virsh(&["dumpxml", name]).is_ok_and(|xml| xml.contains(&folder)))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Ids and command lines of the QEMU processes that run domains of the data folder, or have its files open by name.
+pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
+    let folder = data_dir.to_string_lossy().into_owned();
+    // A guest without a disk has no file of ours among its arguments: libvirt hands the console over open.
+    let mut marks: Vec<String> = domains_of(data_dir)
+        .unwrap_or_default()
+        .iter()
+        .map(|name| format!("guest={name},"))
+        .collect();
+    marks.push(folder);
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&bytes).replace('\0', " ");
+            let program = command.split(' ').next()?;
+            let is_qemu = Path::new(program)
+                .file_name()?
+                .to_str()?
+                .starts_with("qemu-system-");
+            let is_ours = marks.iter().any(|mark| command.contains(mark));
+            (is_qemu && is_ours).then_some((pid, command))
+        })
+        .collect()
+}
+
+/// Kills the QEMU processes of one master, as the kernel does when memory runs out.
+pub fn kill_qemu_of(data_dir: &Path) -> Result<usize> {
+    let processes = qemu_processes_of(data_dir);
+    for (pid, _) in &processes {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL)
+            .with_context(|| format!("cannot kill the QEMU process {pid}"))?;
+    }
+    Ok(processes.len())
+}
+
+/// Ends what a master that was killed left running, so that a failed test leaves nothing.
+pub(crate) fn end_machines_of(data_dir: &Path) -> Result<()> {
+    // Without a machine's files there is no machine, and on some hosts no libvirt to ask either.
+    let mut files = Vec::new();
+    collect_files(&data_dir.join("vms"), &mut files)?;
+    if files.is_empty() {
+        return Ok(());
+    }
+    for domain in domains_of(data_dir)? {
+        virsh(&["destroy", &domain])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_machine_is_a_leftover() {
+        let data = tempfile::tempdir().unwrap();
+        let mut found = Vec::new();
+        collect_files(&data.path().join("vms"), &mut found).unwrap();
+        assert!(found.is_empty());
+        std::fs::create_dir_all(data.path().join("vms/vm-1")).unwrap();
+        std::fs::write(data.path().join("vms/vm-1/overlay.qcow2"), "x").unwrap();
+        collect_files(&data.path().join("vms"), &mut found).unwrap();
+        assert_eq!(found.len(), 1);
+    }
+}

@@ -1,0 +1,129 @@
+//! A folder of platforms for one test, made of the images that are there.
+
+use super::{SshServer, images_folder};
+use anyhow::{Context, Result};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A folder of platforms for one test.
+#[derive(Debug)]
+pub struct Platforms {
+    folder: tempfile::TempDir,
+}
+
+impl Platforms {
+    pub fn new() -> Result<Platforms> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new()
+            .prefix("vivarium-platforms-")
+            .tempdir()?;
+        // QEMU runs as a user of its own and reads the images through here.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(Platforms { folder })
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The image as it is, under its own name.
+    pub fn add(&self, image: &str) -> Result<()> {
+        self.add_changed(image, image, |_| {})
+    }
+
+    /// The image under another name, with its `platform.toml` changed. Its files are links to the originals.
+    pub fn add_changed(
+        &self,
+        image: &str,
+        name: &str,
+        change: impl FnOnce(&mut Table),
+    ) -> Result<()> {
+        let original = images_folder().join(image);
+        let text = std::fs::read_to_string(original.join("platform.toml")).with_context(|| {
+            format!(
+                "there is no image `{image}` in {}\nhint: images/build {image}",
+                images_folder().display()
+            )
+        })?;
+        let mut table: Table = toml::from_str(&text)
+            .with_context(|| format!("cannot read the platform.toml of {image}"))?;
+        change(&mut table);
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).with_context(|| format!("cannot add the platform {name}"))?;
+        for entry in std::fs::read_dir(&original)? {
+            let entry = entry?;
+            if entry.file_name() != "platform.toml" {
+                symlink(entry.path(), folder.join(entry.file_name()))?;
+            }
+        }
+        // Last, because a watched folder without this file is no platform yet.
+        std::fs::write(folder.join("platform.toml"), toml::to_string(&table)?)?;
+        Ok(())
+    }
+
+    /// A guest whose kernel finds no program to start and halts.
+    pub fn add_never_booting(&self, image: &str, name: &str) -> Result<()> {
+        self.add_changed(image, name, |platform| {
+            platform.insert("boot_deadline_secs".to_owned(), 5.into());
+            let kernel = platform.get_mut("kernel").and_then(Value::as_table_mut);
+            if let Some(kernel) = kernel {
+                let cmdline = "console=ttyS0 panic=0 rdinit=/no-such-program init=/no-such-program";
+                kernel.insert("cmdline".to_owned(), cmdline.into());
+            }
+        })
+    }
+
+    /// A machine that is there already, reached by SSH.
+    pub fn add_ssh(&self, name: &str, server: &SshServer) -> Result<()> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder)?;
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let mut ssh = Table::new();
+        ssh.insert("host".to_owned(), "127.0.0.1".into());
+        ssh.insert("port".to_owned(), i64::from(server.port).into());
+        ssh.insert("user".to_owned(), server.user.clone().into());
+        ssh.insert("key".to_owned(), text(server.user_key()).into());
+        ssh.insert("host_key".to_owned(), text(server.host_key()).into());
+        let mut platform = Table::new();
+        platform.insert("kind".to_owned(), "ssh".into());
+        platform.insert("os".to_owned(), "linux".into());
+        platform.insert("work_dir".to_owned(), text(server.path("work")).into());
+        platform.insert("state_dir".to_owned(), text(server.path("state")).into());
+        platform.insert("ssh".to_owned(), ssh.into());
+        std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_is_the_image_with_its_file_changed() {
+        let images = tempfile::tempdir().unwrap();
+        let image = images.path().join("small");
+        std::fs::create_dir(&image).unwrap();
+        std::fs::write(image.join("vmlinux"), "kernel").unwrap();
+        let text = "memory_mib = 384\n[kernel]\npath = 'vmlinux'\ncmdline = 'quiet'\n\
+                    [ssh]\nuser = 'build'\nkey = 'k'\nhost_key = 'h'\n";
+        std::fs::write(image.join("platform.toml"), text).unwrap();
+        // The folder is asked for by an absolute name, which `join` then takes instead.
+        let image = image.to_str().unwrap();
+        let platforms = Platforms::new().unwrap();
+        platforms
+            .add_changed(image, "tiny", |table| {
+                table.insert("limit".to_owned(), 1.into());
+            })
+            .unwrap();
+        platforms.add_never_booting(image, "dead").unwrap();
+        for (name, limit) in [("tiny", 1), ("dead", 8)] {
+            let folder = platforms.folder().join(name);
+            let text = std::fs::read_to_string(folder.join("platform.toml")).unwrap();
+            let platform = vivarium::config::parse_platform(&folder, &text).unwrap();
+            assert_eq!(platform.limit, limit);
+            assert_eq!(std::fs::read(folder.join("vmlinux")).unwrap(), b"kernel");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What a master is started with, and the configuration file made of it.
+
+use super::{Master, binary, free_port};
+use crate::github::GitHub;
+use crate::machine;
+use anyhow::{Context, Result};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A repository in the master's configuration.
+#[derive(Debug, Clone)]
+pub struct RepositoryEntry {
+    table: Table,
+}
+
+impl RepositoryEntry {
+    /// A repository on the fake GitHub.
+    pub fn on_github(github: &GitHub, name: &str) -> RepositoryEntry {
+        RepositoryEntry {
+            table: Table::new(),
+        }
+        .set("name", name)
+        .set("url", github.clone_url(name))
+        .set("github", true)
+        .set("branches", vec!["main"])
+    }
+
+    /// A repository that is polled every second.
+    pub fn polled(name: &str, path: &Path) -> RepositoryEntry {
+        RepositoryEntry {
+            table: Table::new(),
+        }
+        .set("name", name)
+        .set("url", path.to_string_lossy().into_owned())
+        .set("poll_secs", 1)
+        .set("branches", vec!["main"])
+    }
+
+    /// Sets any key of the entry.
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> RepositoryEntry {
+        self.table.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+/// What a master is started with.
+#[derive(Debug, Default)]
+pub struct MasterBuilder {
+    config: Table,
+    repositories: Vec<RepositoryEntry>,
+    github: Option<(String, String)>,
+    secrets: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl MasterBuilder {
+    /// The folder of platforms.
+    pub fn platforms(self, folder: &Path) -> MasterBuilder {
+        self.set_top("platforms_dir", folder.to_string_lossy().into_owned())
+    }
+
+    /// Where statuses go, and the token for it.
+    pub fn github(mut self, github: &GitHub, token: &str) -> MasterBuilder {
+        self.github = Some((github.api_url(), token.to_owned()));
+        self
+    }
+
+    /// A secret that webhooks may be signed with.
+    pub fn webhook_secret(mut self, secret: &str) -> MasterBuilder {
+        self.secrets.push(secret.to_owned());
+        self
+    }
+
+    pub fn repository(mut self, entry: RepositoryEntry) -> MasterBuilder {
+        self.repositories.push(entry);
+        self
+    }
+
+    /// Sets a key of a table of the configuration, e.g. `("limits", "infrastructure_retries", 1)`.
+    pub fn set(mut self, table: &str, key: &str, value: impl Into<Value>) -> MasterBuilder {
+        let entry = self
+            .config
+            .entry(table)
+            .or_insert_with(|| Value::Table(Table::new()));
+        if let Some(table) = entry.as_table_mut() {
+            table.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
+    fn set_top(mut self, key: &str, value: impl Into<Value>) -> MasterBuilder {
+        self.config.insert(key.to_owned(), value.into());
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> MasterBuilder {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Writes the configuration and starts the program; returns once it answers.
+    pub async fn start(self) -> Result<Master> {
+        let folder = tempfile::Builder::new()
+            .prefix("vivarium-test-")
+            .tempdir()
+            .context("cannot make a folder for the master")?;
+        // QEMU runs as a user of its own and must be able to reach its disks.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        let port = free_port()?;
+        self.write_config(folder.path(), port)?;
+        let mut master = Master {
+            binary: binary()?,
+            folder,
+            port,
+            environment: self.environment,
+            child: None,
+        };
+        master.start().await?;
+        Ok(master)
+    }
+
+    /// The one place that knows the configuration's format.
+    fn write_config(&self, folder: &Path, port: u16) -> Result<()> {
+        let text = |path: PathBuf| Value::from(path.to_string_lossy().into_owned());
+        let mut config = self.config.clone();
+        let data = folder.join("data");
+        std::fs::create_dir_all(&data)?;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
+        let platforms = folder.join("platforms");
+        std::fs::create_dir_all(&platforms)?;
+        config.insert("data_dir".to_owned(), text(data));
+        config
+            .entry("platforms_dir")
+            .or_insert_with(|| text(platforms));
+        merge(
+            &mut config,
+            "server",
+            [
+                ("listen", format!("127.0.0.1:{port}").into()),
+                ("public_url", format!("http://127.0.0.1:{port}").into()),
+            ],
+        );
+        let mut secret_files = Vec::new();
+        for (number, secret) in self.secrets.iter().enumerate() {
+            let file = folder.join(format!("webhook-secret-{number}"));
+            std::fs::write(&file, format!("{secret}\n"))?;
+            secret_files.push(text(file));
+        }
+        merge(
+            &mut config,
+            "github",
+            [("webhook_secret_files", Value::Array(secret_files))],
+        );
+        if let Some((api_url, token)) = &self.github {
+            let file = folder.join("github-token");
+            std::fs::write(&file, format!("{token}\n"))?;
+            merge(
+                &mut config,
+                "github",
+                [
+                    ("api_url", api_url.clone().into()),
+                    ("token_file", text(file)),
+                ],
+            );
+        }
+        merge(
+            &mut config,
+            "hypervisor",
+            [("uri", machine::hypervisor_uri().into())],
+        );
+        merge(
+            &mut config,
+            "storage",
+            [("url", text(folder.join("objects")))],
+        );
+        let repositories: Vec<Value> = self
+            .repositories
+            .iter()
+            .map(|entry| Value::Table(entry.table.clone()))
+            .collect();
+        if !repositories.is_empty() {
+            config.insert("repository".to_owned(), Value::Array(repositories));
+        }
+        std::fs::write(folder.join("vivarium.toml"), toml::to_string(&config)?)?;
+        Ok(())
+    }
+}
+
+/// Sets keys of a table unless the test has set them.
+fn merge<const N: usize>(config: &mut Table, table: &str, values: [(&str, Value); N]) {
+    let entry = config
+        .entry(table)
+        .or_insert_with(|| Value::Table(Table::new()));
+    if let Some(table) = entry.as_table_mut() {
+        for (key, value) in values {
+            table.entry(key).or_insert(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_generated_configuration_is_one_the_master_reads() {
+        let github = GitHub::start().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let builder = Master::builder()
+            .github(&github, "ghp_x")
+            .webhook_secret("one")
+            .webhook_secret("two")
+            .set("limits", "infrastructure_retries", 1)
+            .repository(
+                RepositoryEntry::on_github(&github, "acme/widget").set("on_new_commit", "queue"),
+            )
+            .repository(
+                RepositoryEntry::polled("local", Path::new("/srv/local.git"))
+                    .set("publish", vec!["main"]),
+            );
+        builder.write_config(folder.path(), 8090).unwrap();
+        let config = vivarium::config::Config::load(&folder.path().join("vivarium.toml")).unwrap();
+        assert_eq!(config.limits.infrastructure_retries, 1);
+        assert_eq!(config.github.webhook_secret_files.len(), 2);
+        assert_eq!(config.github.api_url.as_str(), github.api_url());
+        assert!(config.repository("acme/widget").unwrap().is_github());
+        assert!(!config.repository("local").unwrap().is_github());
+    }
+}

@@ -1,0 +1,60 @@
+//! What the API shows, as a client of it knows it: only what scenarios look at.
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct BuildView {
+    pub number: i64,
+    pub repository: String,
+    pub event: String,
+    pub title: String,
+    pub pull_request: Option<i64>,
+    pub head_sha: String,
+    pub base_sha: Option<String>,
+    pub tested_sha: Option<String>,
+    pub state: String,
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub jobs: Vec<JobView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct JobView {
+    pub number: i64,
+    pub suite: String,
+    pub platform: String,
+    pub state: String,
+    pub phase: Option<String>,
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub artifacts: Vec<ArtifactView>,
+    #[serde(default)]
+    pub attempts: Vec<AttemptView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct AttemptView {
+    pub vm: String,
+    pub number: i64,
+    pub conclusion: Option<String>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub console_tail: Option<String>,
+    pub steps: Vec<StepView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct StepView {
+    pub name: String,
+    pub log_offset: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct ArtifactView {
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+    pub url: String,
+}
