@@ -1,1 +1,88 @@
-fn main() {}
+//! The program Vivarium pushes into a guest.
+//!
+//! ```text
+//!   master ==SSH channel==> serve ──starts──> supervise ──starts──> the command and its descendants
+//!                             |                   |  one pipe: stdout and stderr, in order
+//!                             |                   v
+//!                             └──follows── spool on disk (survives the connection)
+//! ```
+//!
+//! This file knows the arguments only. [`serve`] speaks the protocol on stdin and stdout for as long as one
+//! connection lasts; `supervise` is started by it, one process per command, and outlives it.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
+
+mod clock;
+mod collect;
+mod execution;
+mod follow;
+mod lifetime;
+mod outbox;
+mod receive;
+mod record;
+mod serve;
+mod spool;
+mod unix;
+mod unpack;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What differs between systems; another system's module offers the same names.
+use unix as platform;
+
+const USAGE: &str = "usage: vivarium-agent serve NONCE --state DIR\n       vivarium-agent supervise DIR\n       vivarium-agent --version";
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<&str> = arguments
+        .iter()
+        .map(|a| a.to_str().unwrap_or_default())
+        .collect();
+    let result = match (words.as_slice(), arguments.as_slice()) {
+        (["serve", nonce, "--state", _], [_, _, _, state])
+        | (["serve", "--state", _, nonce], [_, _, state, _])
+            if is_nonce(nonce) && !state.is_empty() =>
+        {
+            serve::run(nonce, Path::new(state))
+        }
+        (["supervise", _], [_, dir]) => platform::supervise(Path::new(dir)),
+        (["--version"], _) => writeln!(
+            std::io::stdout(),
+            "vivarium-agent {}",
+            env!("CARGO_PKG_VERSION")
+        )
+        .map_err(Into::into),
+        _ => {
+            writeln!(std::io::stderr(), "{USAGE}").ok();
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            writeln!(std::io::stderr(), "vivarium-agent: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The nonce is printed back in a line of its own, so it has to be one plain word.
+fn is_nonce(nonce: &str) -> bool {
+    (1..=128).contains(&nonce.len())
+        && nonce
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}

@@ -82,10 +82,31 @@ impl Frame {
     }
 
     pub fn into_bytes(self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(OUTPUT_HEAD);
         self.encode(&mut out);
         out
     }
+}
+
+/// How many bytes stand before the content of an output frame.
+pub const OUTPUT_HEAD: usize = 4 + 1 + 8;
+/// How many bytes stand before the content of a data frame.
+pub const DATA_HEAD: usize = 4 + 1;
+
+/// What stands before `length` bytes of output whose first byte has this offset, for a sender that reads the
+/// content straight into its place behind the head. `length` is at most [`MAX_DATA`].
+pub fn output_head(offset: u64, length: usize) -> [u8; OUTPUT_HEAD] {
+    debug_assert!(length <= MAX_DATA, "the sender splits what it sends");
+    let [a, b, c, d] = ((1 + 8 + length) as u32).to_be_bytes();
+    let [e, f, g, h, i, j, k, l] = offset.to_be_bytes();
+    [a, b, c, d, KIND_OUTPUT, e, f, g, h, i, j, k, l]
+}
+
+/// The same for a data frame.
+pub fn data_head(length: usize) -> [u8; DATA_HEAD] {
+    debug_assert!(length <= MAX_DATA, "the sender splits what it sends");
+    let [a, b, c, d] = ((1 + length) as u32).to_be_bytes();
+    [a, b, c, d, KIND_DATA]
 }
 
 /// Turns a byte stream into frames; feed it with what arrives, take frames until it wants more.
@@ -126,6 +147,9 @@ impl Decoder {
         if length == 0 {
             return Err(FrameError::TooShort(length));
         }
+        if let Some(kind) = rest.first() {
+            check_length(*kind, length)?;
+        }
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
@@ -139,7 +163,6 @@ impl Decoder {
             return Err(FrameError::TooShort(body.len()));
         };
         match *kind {
-            KIND_CONTROL if content.len() > MAX_CONTROL => Err(FrameError::TooLong(body.len())),
             KIND_CONTROL => Ok(Frame::Control(content.to_vec())),
             KIND_OUTPUT => {
                 let Some((offset, bytes)) = content.split_first_chunk::<8>() else {
@@ -155,8 +178,30 @@ impl Decoder {
         }
     }
 
+    /// How many bytes the decoder holds, those of frames that were taken included.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Whether bytes of an unfinished frame are waiting.
     pub fn is_mid_frame(&self) -> bool {
         self.start < self.buffer.len()
     }
+}
+
+/// Refuses a length that its kind does not allow as soon as the kind is known, before the content is awaited.
+fn check_length(kind: u8, length: usize) -> Result<(), FrameError> {
+    let (least, most) = match kind {
+        KIND_CONTROL => (1, 1 + MAX_CONTROL),
+        KIND_OUTPUT => (1 + 8, 1 + 8 + MAX_DATA),
+        KIND_DATA => (1, 1 + MAX_DATA),
+        unknown => return Err(FrameError::UnknownKind(unknown)),
+    };
+    if length < least {
+        return Err(FrameError::TooShort(length));
+    }
+    if length > most {
+        return Err(FrameError::TooLong(length));
+    }
+    Ok(())
 }

@@ -14,7 +14,10 @@
 mod frame;
 mod message;
 
-pub use frame::{Decoder, Frame, FrameError, MAX_CONTROL, MAX_DATA, MAX_FRAME};
+pub use frame::{
+    DATA_HEAD, Decoder, Frame, FrameError, MAX_CONTROL, MAX_DATA, MAX_FRAME, OUTPUT_HEAD,
+    data_head, output_head,
+};
 pub use message::{
     CollectedFile, Execution, ExecutionState, Exit, Hello, Skipped, StepCommand, ToAgent, ToMaster,
 };

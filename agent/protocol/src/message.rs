@@ -17,8 +17,8 @@ pub enum ToAgent {
     Write { path: String, executable: bool },
     /// Ends the data frames of [`ToAgent::Unpack`] or [`ToAgent::Write`].
     EndOfData,
-    /// Starts a command, detached from this connection. Starting an id that exists attaches to it instead.
-    /// Its output then flows as output frames from byte `from` on, and [`ToMaster::Exited`] ends it.
+    /// Starts a command, detached from this connection. Starting an id that exists attaches to it, from byte 0, instead.
+    /// [`ToMaster::Started`] answers, the output follows as output frames, and [`ToMaster::Exited`] ends it.
     Start {
         execution: Execution,
         command: StepCommand,
@@ -114,6 +114,8 @@ pub enum ToMaster {
     },
     /// The header of a collected file; data frames and [`ToMaster::EndOfFile`] follow.
     File(CollectedFile),
+    /// Ends a file, with the hash of what was sent. Fewer bytes than the header's `size` mean that the file shrank or
+    /// could not be read to its end: the master discards it, and it stands among the skipped.
     EndOfFile {
         sha256: String,
     },

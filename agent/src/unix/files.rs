@@ -1,0 +1,44 @@
+//! File modes and the flags of a careful open.
+
+use nix::fcntl::OFlag;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Creates a folder, and those above it, that only this user may enter.
+pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Opens a file for reading without following a link and without waiting for a pipe's other end.
+/// The caller looks again at what it has got: the name may have changed its meaning since it was listed.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path)
+}
+
+pub(crate) fn is_executable(metadata: &std::fs::Metadata) -> bool {
+    metadata.permissions().mode() & 0o111 != 0
+}
+
+pub(crate) fn set_executable(file: &File, executable: bool) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(if executable {
+        0o755
+    } else {
+        0o644
+    }))
+}
+
+/// Standard output as a file, without the standard library's line buffer.
+pub(crate) fn raw_stdout() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+/// Gives the owner the right to empty a folder; `dir` is no link.
+pub(crate) fn make_removable(dir: &Path) -> io::Result<()> {
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
