@@ -21,16 +21,33 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
         .token_file
         .iter()
         .map(|file| ("GitHub token", file))
-        .chain(github.webhook_secret_files.iter().map(|file| ("webhook secret", file)))
-        .chain(config.storage.secrets_file.iter().map(|file| ("storage secrets", file)))
+        .chain(
+            github
+                .webhook_secret_files
+                .iter()
+                .map(|file| ("webhook secret", file)),
+        )
+        .chain(
+            config
+                .storage
+                .secrets_file
+                .iter()
+                .map(|file| ("storage secrets", file)),
+        )
     {
         if let Err(error) = std::fs::File::open(file) {
-            faults.push(format!("the {what} file {} cannot be read: {error}", file.display()));
+            faults.push(format!(
+                "the {what} file {} cannot be read: {error}",
+                file.display()
+            ));
         }
     }
     let platforms = Platforms::load(config.platforms_dir.clone());
     for refused in platforms.refused() {
-        faults.push(format!("platform `{}` takes no work: {}", refused.name, refused.why));
+        faults.push(format!(
+            "platform `{}` takes no work: {}",
+            refused.name, refused.why
+        ));
     }
     let ready = platforms.ready();
     if ready.is_empty() {

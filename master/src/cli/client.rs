@@ -32,16 +32,21 @@ impl Client {
 
     pub(super) async fn builds(&self, repository: Option<&str>) -> anyhow::Result<Vec<BuildView>> {
         let request = self.request(Method::GET, "api/builds")?;
-        let query: Vec<(&str, &str)> = repository.map(|name| ("repository", name)).into_iter().collect();
+        let query: Vec<(&str, &str)> = repository
+            .map(|name| ("repository", name))
+            .into_iter()
+            .collect();
         self.json(request.query(&query)).await
     }
 
     pub(super) async fn build(&self, id: &str) -> anyhow::Result<BuildView> {
-        self.json(self.request(Method::GET, &format!("api/builds/{id}"))?).await
+        self.json(self.request(Method::GET, &format!("api/builds/{id}"))?)
+            .await
     }
 
     pub(super) async fn job(&self, id: &str) -> anyhow::Result<JobView> {
-        self.json(self.request(Method::GET, &format!("api/jobs/{id}"))?).await
+        self.json(self.request(Method::GET, &format!("api/jobs/{id}"))?)
+            .await
     }
 
     /// The log from a byte on: its bytes as they come.
@@ -51,12 +56,17 @@ impl Client {
     }
 
     /// A request that changes something.
-    pub(super) async fn act<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> anyhow::Result<T> {
+    pub(super) async fn act<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
         let token = ApiToken::read(&self.remote.token_file).context(
             "acts need the master's token\nhint: give --token-file, the file `api-token` in the master's data folder",
         )?;
         let request = self.request(Method::POST, path)?;
-        self.json(request.bearer_auth(token.expose()).json(body)).await
+        self.json(request.bearer_auth(token.expose()).json(body))
+            .await
     }
 
     fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
@@ -88,6 +98,9 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
         let response = self.send(request).await?;
-        response.json().await.context("the master's answer is not understood")
+        response
+            .json()
+            .await
+            .context("the master's answer is not understood")
     }
 }

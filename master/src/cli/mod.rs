@@ -25,10 +25,20 @@ struct Arguments {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Remote {
     /// Address of the master.
-    #[arg(long, env = "VIVARIUM_URL", default_value = "http://127.0.0.1:8090", global = true)]
+    #[arg(
+        long,
+        env = "VIVARIUM_URL",
+        default_value = "http://127.0.0.1:8090",
+        global = true
+    )]
     url: url::Url,
     /// File with the token for requests that change something.
-    #[arg(long, env = "VIVARIUM_TOKEN_FILE", default_value = "/var/lib/vivarium/api-token", global = true)]
+    #[arg(
+        long,
+        env = "VIVARIUM_TOKEN_FILE",
+        default_value = "/var/lib/vivarium/api-token",
+        global = true
+    )]
     token_file: PathBuf,
     /// Print JSON for scripts.
     #[arg(long, global = true)]
@@ -40,7 +50,12 @@ enum Command {
     /// Run the master.
     Serve {
         /// The configuration file.
-        #[arg(long, short, env = "VIVARIUM_CONFIG", default_value = "/etc/vivarium/vivarium.toml")]
+        #[arg(
+            long,
+            short,
+            env = "VIVARIUM_CONFIG",
+            default_value = "/etc/vivarium/vivarium.toml"
+        )]
         config: PathBuf,
     },
     /// Show the main job on this machine: a sample repository, two platforms, a commit, a merge.

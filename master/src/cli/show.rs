@@ -77,12 +77,7 @@ pub(super) async fn status(
     Ok(())
 }
 
-pub(super) async fn logs(
-    remote: &Remote,
-    id: &str,
-    follow: bool,
-    from: u64,
-) -> anyhow::Result<()> {
+pub(super) async fn logs(remote: &Remote, id: &str, follow: bool, from: u64) -> anyhow::Result<()> {
     let client = Client::new(remote)?;
     let mut at = from;
     loop {
@@ -104,7 +99,11 @@ pub(super) async fn logs(
 /// Cancels or reruns a build or a job.
 pub(super) async fn act(remote: &Remote, id: &str, act: &str) -> anyhow::Result<()> {
     let client = Client::new(remote)?;
-    let path = match (id.starts_with("build"), id.parse::<BuildId>(), id.parse::<JobId>()) {
+    let path = match (
+        id.starts_with("build"),
+        id.parse::<BuildId>(),
+        id.parse::<JobId>(),
+    ) {
         (true, Ok(build), _) => format!("api/builds/{}/{act}", build.0),
         (false, _, Ok(job)) if id.starts_with("job") => format!("api/jobs/{}/{act}", job.0),
         _ => bail!("`{id}` is neither a build (`build-12`) nor a job (`job-204`)"),
@@ -125,7 +124,13 @@ fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
 
 pub(super) fn print_build(build: &BuildView) {
     let result = build.conclusion.as_deref().unwrap_or(&build.state);
-    println!("{} {} {}: {}", build.id, colour(result), build.repository, build.title);
+    println!(
+        "{} {} {}: {}",
+        build.id,
+        colour(result),
+        build.repository,
+        build.title
+    );
     if let Some(message) = &build.message {
         println!("  {message}");
     }
@@ -143,9 +148,13 @@ pub(super) fn job_line(job: &JobView) -> String {
         .unwrap_or(&job.state);
     let time = job
         .started_at
-        .map(|started| wording::duration(started, job.finished_at.unwrap_or_else(Timestamp::now)))
+        .map(|started| wording::between(started, job.finished_at.unwrap_or_else(Timestamp::now)))
         .unwrap_or_default();
-    let message = job.message.as_deref().filter(|_| result != "success").unwrap_or_default();
+    let message = job
+        .message
+        .as_deref()
+        .filter(|_| result != "success")
+        .unwrap_or_default();
     format!(
         "{:<8} {:<24} {} {time} {message}",
         job.id,
@@ -158,9 +167,15 @@ pub(super) fn job_line(job: &JobView) -> String {
 pub(super) fn colour(result: &str) -> String {
     let word = result.replace('_', " ");
     match result {
-        "success" => word.if_supports_color(Stream::Stdout, |w| w.green()).to_string(),
-        "failure" | "timed_out" => word.if_supports_color(Stream::Stdout, |w| w.red()).to_string(),
-        "infrastructure_error" => word.if_supports_color(Stream::Stdout, |w| w.yellow()).to_string(),
+        "success" => word
+            .if_supports_color(Stream::Stdout, |w| w.green())
+            .to_string(),
+        "failure" | "timed_out" => word
+            .if_supports_color(Stream::Stdout, |w| w.red())
+            .to_string(),
+        "infrastructure_error" => word
+            .if_supports_color(Stream::Stdout, |w| w.yellow())
+            .to_string(),
         _ => word,
     }
 }

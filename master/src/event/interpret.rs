@@ -79,6 +79,8 @@ struct PullRequestBody {
     #[serde(default)]
     merged: Option<bool>,
     #[serde(default)]
+    updated_at: Option<String>,
+    #[serde(default)]
     merge_commit_sha: Option<String>,
 }
 
@@ -238,6 +240,7 @@ fn wanted(request: &PullRequestBody) -> Result<PullRequest, InterpretError> {
         author: request.user.as_ref().map(|user| one_line(&user.login)),
         head_sha: sha("head commit", &request.head.sha)?,
         base_ref: branch("base branch", &request.base.reference)?,
+        updated_at: request.updated_at.as_deref().and_then(|at| at.parse().ok()),
         from_fork: is_from_fork(request),
     })
 }

@@ -46,6 +46,8 @@ pub enum Reason {
     MergeConflict,
     /// The repository file is missing, does not parse, or asks for what does not exist.
     RepositoryFile,
+    /// The commit does not exist any more, or cannot be merged or read for a reason that stays.
+    CommitUnusable,
     /// A newer commit of the same pull request took its place.
     Superseded,
     /// The pull request was closed without a merge, or its branch was deleted.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 19] = [
         Reason::Passed,
         Reason::StepFailed,
         Reason::StepTimeout,
@@ -80,6 +82,7 @@ impl Reason {
         Reason::NoOutputTimeout,
         Reason::MergeConflict,
         Reason::RepositoryFile,
+        Reason::CommitUnusable,
         Reason::Superseded,
         Reason::Closed,
         Reason::CancelledByPerson,
@@ -96,9 +99,10 @@ impl Reason {
     pub fn conclusion(self) -> Conclusion {
         match self {
             Reason::Passed => Conclusion::Success,
-            Reason::StepFailed | Reason::MergeConflict | Reason::RepositoryFile => {
-                Conclusion::Failure
-            }
+            Reason::StepFailed
+            | Reason::MergeConflict
+            | Reason::RepositoryFile
+            | Reason::CommitUnusable => Conclusion::Failure,
             Reason::StepTimeout | Reason::JobTimeout | Reason::NoOutputTimeout => {
                 Conclusion::TimedOut
             }
@@ -130,6 +134,7 @@ impl Reason {
             Reason::NoOutputTimeout => "no_output_timeout",
             Reason::MergeConflict => "merge_conflict",
             Reason::RepositoryFile => "repository_file",
+            Reason::CommitUnusable => "commit_unusable",
             Reason::Superseded => "superseded",
             Reason::Closed => "closed",
             Reason::CancelledByPerson => "cancelled_by_person",

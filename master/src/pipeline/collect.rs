@@ -3,10 +3,11 @@
 use super::transcript;
 use super::work::Work;
 use crate::model::{Ending, Reason, TestCounts};
-use crate::result::artifacts::{ArtifactUpload, Limits};
+use crate::result::artifacts::{ArtifactUpload, Caps, Fault};
 use crate::result::junit;
 use crate::session::SessionError;
 use std::time::Duration;
+use tokio_util::io::StreamReader;
 
 /// Report files of one job, and their bytes together.
 const MAX_REPORTS: u64 = 200;
@@ -25,7 +26,11 @@ pub(super) async fn reports(work: &mut Work<'_>) {
         Ok(Ok((counts, problems))) => {
             let driver = work.driver();
             if let Some(counts) = counts
-                && let Err(error) = driver.ledger.store.record_tests(driver.job.id, &counts).await
+                && let Err(error) = driver
+                    .ledger
+                    .store
+                    .record_tests(driver.job.id, &counts)
+                    .await
             {
                 tracing::warn!(%error, "test counts cannot be recorded");
             }
@@ -63,7 +68,10 @@ async fn count_tests(
         }
     }
     for skipped in collection.skipped() {
-        problems.push(format!("report {} was left out: {}", skipped.path, skipped.why));
+        problems.push(format!(
+            "report {} was left out: {}",
+            skipped.path, skipped.why
+        ));
     }
     if parsed.is_empty() && problems.is_empty() {
         problems.push(format!("no report matched {}", globs.join(", ")));
@@ -85,7 +93,10 @@ pub(super) async fn artifacts(work: &mut Work<'_>) -> Result<(), Ending> {
         Err(_) => {
             return Err(Ending::new(
                 Reason::StorageError,
-                format!("The artefacts were not stored in {} s", COLLECT_TIMEOUT.as_secs()),
+                format!(
+                    "The artefacts were not stored in {} s",
+                    COLLECT_TIMEOUT.as_secs()
+                ),
             ));
         }
     };
@@ -97,19 +108,37 @@ pub(super) async fn artifacts(work: &mut Work<'_>) -> Result<(), Ending> {
 }
 
 async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize, Ending> {
-    let lost = |error: SessionError| Ending::new(Reason::AgentLost, format!("The artefacts were not collected: {error}"));
-    let refused = |error: &dyn std::fmt::Display| Ending::new(Reason::StorageError, format!("The artefacts were not stored: {error}"));
+    let lost = |error: SessionError| {
+        Ending::new(
+            Reason::AgentLost,
+            format!("The artefacts were not collected: {error}"),
+        )
+    };
+    let refused = |error: &dyn std::fmt::Display| {
+        Ending::new(
+            Reason::StorageError,
+            format!("The artefacts were not stored: {error}"),
+        )
+    };
     let dir = work.work_dir();
     let driver = work.driver();
     let limits = &driver.machinery.config.limits;
     let (max_files, max_bytes) = (limits.artifact_files, limits.artifacts_mib << 20);
+    let tested = driver.build.tested_sha.clone().unwrap_or_default();
+    let caps = Caps {
+        files: usize::try_from(max_files).unwrap_or(usize::MAX),
+        bytes: max_bytes,
+    };
     let mut upload = ArtifactUpload::begin(
         driver.machinery.objects.clone(),
         driver.ledger.store.clone(),
-        &driver.build,
         &driver.job,
-        Limits { max_files, max_bytes },
-    );
+        &tested,
+        caps,
+    )
+    .await
+    .map_err(|e| refused(&e))?;
+    let mut left_out = Vec::new();
     let mut collection = work
         .agent
         .collect(&dir, globs, max_files, max_bytes)
@@ -117,16 +146,28 @@ async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize,
         .map_err(lost)?;
     while let Some(file) = collection.next_file().await.map_err(lost)? {
         let meta = file.file.clone();
-        upload
-            .store(&meta.path, meta.size, meta.executable, file.into_reader())
-            .await
-            .map_err(|e| refused(&e))?;
+        let chunks = futures::stream::try_unfold(file, |mut file| async move {
+            let chunk = file.next_chunk().await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(chunk.map(|chunk| (chunk, file)))
+        });
+        let reader = StreamReader::new(Box::pin(chunks));
+        let stored = upload
+            .store(&meta.path, meta.size, meta.executable, reader)
+            .await;
+        if let Err(error) = stored {
+            match error.fault() {
+                Fault::Job => left_out.push(format!("artefact {}: {error}", meta.path)),
+                Fault::Session | Fault::Storage => return Err(refused(&error)),
+            }
+        }
     }
-    let skipped = collection.skipped().to_vec();
+    for file in collection.skipped() {
+        left_out.push(format!("artefact {} was left out: {}", file.path, file.why));
+    }
     drop(collection);
-    for file in skipped {
-        let line = format!("artefact {} was left out: {}", file.path, file.why);
+    for line in left_out {
         transcript::note(&mut work.log, &line).await?;
     }
-    Ok(upload.finish().await.map_err(|e| refused(&e))?.len())
+    let manifest = upload.finish().await.map_err(|e| refused(&e))?;
+    Ok(manifest.artifacts.len())
 }

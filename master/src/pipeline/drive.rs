@@ -15,7 +15,8 @@ use crate::config::{Config, Platforms};
 use crate::model::{
     Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
 };
-use crate::result::{Logs, Objects};
+use crate::result::log::Logs;
+use crate::result::objects::Objects;
 use crate::session::{Agent, Endpoint, GuestSpec};
 use crate::source::Sources;
 use crate::vm::{Accelerator, Machines, VmError};
@@ -42,7 +43,7 @@ pub struct Machinery {
 
 /// Drives one attempt.
 #[derive(Debug)]
-pub struct Driver {
+pub(super) struct Driver {
     pub(super) ledger: Ledger,
     pub(super) machinery: Arc<Machinery>,
     pub(super) build: Build,
@@ -52,7 +53,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(
+    pub(super) fn new(
         ledger: Ledger,
         machinery: Arc<Machinery>,
         build: Build,
@@ -72,7 +73,7 @@ impl Driver {
 
     /// Runs the attempt to its end.
     #[tracing::instrument(name = "attempt", skip_all, fields(job = %self.job.id, vm = %self.attempt.id, platform = self.job.platform))]
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         if self.attempt.phase < Phase::CleaningUp {
             let ending = match self.work().await {
                 Ok(()) => Ending::new(Reason::Passed, "Passed"),
@@ -147,7 +148,12 @@ impl Driver {
         self.enter(Phase::Booting).await?;
         if let Some(marker) = &console.ready_marker {
             let deadline = self.scaled(platform.boot_deadline_secs);
-            match timeout(deadline, self.machinery.machines.wait_for_console(id, marker)).await {
+            match timeout(
+                deadline,
+                self.machinery.machines.wait_for_console(id, marker),
+            )
+            .await
+            {
                 Ok(Ok(())) => {}
                 Ok(Err(VmError::Gone(why))) => {
                     return Err(Ending::new(
@@ -213,13 +219,18 @@ impl Driver {
     }
 
     /// Resolves when the VM is gone; never for a machine that is none of ours.
-    pub(super) async fn machine_gone(&self, platform: &Platform) -> String {
-        match platform.kind {
-            PlatformKind::Vm { .. } => {
-                let gone = self.machinery.machines.wait_gone(self.attempt.id).await;
-                gone.to_string()
+    pub(super) fn machine_gone(
+        &self,
+        platform: &Platform,
+    ) -> impl Future<Output = String> + Send + use<> {
+        let machines = self.machinery.machines.clone();
+        let id = self.attempt.id;
+        let is_ours = matches!(platform.kind, PlatformKind::Vm { .. });
+        async move {
+            match is_ours {
+                true => machines.wait_gone(id).await.why,
+                false => std::future::pending().await,
             }
-            PlatformKind::Ssh { .. } => std::future::pending().await,
         }
     }
 
@@ -259,19 +270,35 @@ impl Driver {
         let retries = i64::from(self.machinery.config.limits.infrastructure_retries);
         let is_last = !ending.reason.is_worth_a_retry() || self.job.attempts > retries;
         if let Ok(mut log) = self.machinery.logs.writer(self.job.id).await
-            && let Err(error) = transcript::closing(&mut log, &ending, is_last, tail.as_deref()).await
+            && let Err(error) =
+                transcript::closing(&mut log, &ending, is_last, tail.as_deref()).await
         {
-            tracing::warn!(error = error.message, "the end of the log cannot be written");
+            tracing::warn!(
+                error = error.message,
+                "the end of the log cannot be written"
+            );
         }
         loop {
-            match self.ledger.conclude(&self.attempt, &ending, tail.as_deref()).await {
+            match self
+                .ledger
+                .conclude(&self.attempt, &ending, tail.as_deref())
+                .await
+            {
                 Ok(JobOutcome::Finished) => {
-                    tracing::info!(reason = ending.reason.as_str(), message = ending.message, "job finished");
+                    tracing::info!(
+                        reason = ending.reason.as_str(),
+                        message = ending.message,
+                        "job finished"
+                    );
                     self.seal_log().await;
                     return;
                 }
                 Ok(JobOutcome::Retried) => {
-                    tracing::warn!(reason = ending.reason.as_str(), message = ending.message, "attempt failed; the job is queued again");
+                    tracing::warn!(
+                        reason = ending.reason.as_str(),
+                        message = ending.message,
+                        "attempt failed; the job is queued again"
+                    );
                     return;
                 }
                 Err(error) => {
@@ -307,7 +334,11 @@ impl Driver {
 
 /// Resolves with the wish, once somebody has it.
 pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Ending>>) -> Ending {
-    match cancelled.wait_for(Option::is_some).await.map(|wish| wish.clone()) {
+    match cancelled
+        .wait_for(Option::is_some)
+        .await
+        .map(|wish| wish.clone())
+    {
         Ok(Some(ending)) => ending,
         // The scheduler is gone: the master stops, and the guest is left for its next start.
         Ok(None) | Err(_) => std::future::pending().await,

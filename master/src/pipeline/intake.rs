@@ -6,9 +6,11 @@ use super::ledger::{Ledger, OlderBuilds, was_cancelled};
 use crate::config::{Config, OnNewCommit, RepositoryConfig};
 use crate::event::interpret::{Interpreted, interpret};
 use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Reason, Trigger};
+use crate::report::wording;
 use crate::source::Sources;
 use crate::store::builds::Inserted;
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +40,10 @@ impl Intake {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "deliveries cannot be acted upon; trying again");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "deliveries cannot be acted upon; trying again"
+                    );
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
             }
@@ -46,17 +51,37 @@ impl Intake {
     }
 
     async fn look_at_deliveries(&self) -> anyhow::Result<usize> {
-        let stored = self.ledger.store.stored_deliveries(BATCH).await?;
+        let stored = self
+            .ledger
+            .store
+            .next_deliveries(Timestamp::now(), BATCH)
+            .await?;
         for delivery in &stored {
             match self.act_on(&delivery.event, &delivery.body).await {
                 Ok(outcome) => {
-                    tracing::info!(guid = delivery.guid, event = delivery.event, outcome, "delivery");
-                    self.ledger.store.finish_delivery(delivery.id, &outcome).await?;
+                    tracing::info!(
+                        guid = delivery.guid,
+                        event = delivery.event,
+                        outcome,
+                        "delivery acted upon"
+                    );
+                    self.ledger
+                        .store
+                        .finish_delivery(delivery.id, &outcome)
+                        .await?;
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
-                    tracing::warn!(guid = delivery.guid, event = delivery.event, why, "delivery not acted upon");
-                    self.ledger.store.fail_delivery(delivery.id, &why).await?;
+                    tracing::warn!(
+                        guid = delivery.guid,
+                        event = delivery.event,
+                        why,
+                        "delivery not acted upon"
+                    );
+                    self.ledger
+                        .store
+                        .fail_delivery(delivery.id, &why, Timestamp::now())
+                        .await?;
                 }
             }
         }
@@ -64,33 +89,45 @@ impl Intake {
     }
 
     async fn act_on(&self, event: &str, body: &[u8]) -> anyhow::Result<String> {
-        let Interpreted {
-            repository,
-            intents,
-        } = interpret(event, body, &self.config)?;
+        let (name, intents) = match interpret(event, body, &self.config) {
+            Ok(Interpreted::Act {
+                repository,
+                intents,
+            }) => (repository, intents),
+            Ok(Interpreted::Nothing { why }) => return Ok(why),
+            // Its form will not change by trying again.
+            Err(error) => return Ok(format!("not acted upon: {error}")),
+        };
+        let repository = self
+            .config
+            .repository(&name)
+            .with_context(|| format!("repository `{name}` is not configured"))?;
+        let is_merged = intents.iter().any(|intent| {
+            matches!(
+                intent,
+                Intent::BuildCommit {
+                    merged_pull_request: Some(_),
+                    ..
+                }
+            )
+        });
+        let closed = match is_merged {
+            true => wording::MERGED,
+            false => wording::CLOSED,
+        };
         let mut outcomes = Vec::new();
         for intent in intents {
-            outcomes.push(match (intent, &repository) {
-                (Intent::Nothing { why }, _) => why,
-                (intent, Some(name)) => {
-                    let repository = self
-                        .config
-                        .repository(name)
-                        .with_context(|| format!("repository `{name}` is not configured"))?;
-                    self.apply(repository, intent, Trigger::Push).await?
-                }
-                (_, None) => "the event names no repository".to_owned(),
-            });
+            outcomes.push(self.apply(repository, intent, closed).await?);
         }
         Ok(outcomes.join("; "))
     }
 
     /// Does what an intent asks for; the answer is a sentence for the delivery's record.
-    pub async fn apply(
+    async fn apply(
         &self,
         repository: &RepositoryConfig,
         intent: Intent,
-        origin: Trigger,
+        closed: &str,
     ) -> anyhow::Result<String> {
         match intent {
             Intent::BuildPullRequest(pull_request) => {
@@ -106,13 +143,13 @@ impl Intake {
             } => {
                 let trigger = match merged_pull_request {
                     Some(_) => Trigger::Merge,
-                    None => origin,
+                    None => Trigger::Push,
                 };
                 let new = commit_build(repository, &branch, sha, title, author, trigger);
                 Ok(said(self.ledger.open_build(&new, OlderBuilds::Keep).await?))
             }
             Intent::CancelPullRequest { number, reason } => {
-                let ending = Ending::new(reason, format!("Pull request {number} was closed"));
+                let ending = Ending::new(reason, closed);
                 let count = self
                     .ledger
                     .cancel_pull_request(&repository.name, number, &ending)
@@ -164,7 +201,9 @@ impl Intake {
             && build.ending.is_some_and(|e| e.reason == Reason::Closed)
         {
             self.ledger.rerun(id, None).await?;
-            return Ok(format!("{id} taken up again: the pull request was reopened"));
+            return Ok(format!(
+                "{id} taken up again: the pull request was reopened"
+            ));
         }
         Ok(said(inserted))
     }
@@ -245,7 +284,13 @@ impl Intake {
                     Trigger::Poll,
                 );
                 let inserted = self.ledger.open_polled_build(&new, &branch).await?;
-                tracing::info!(repository = repository.name, branch, sha = new.head_sha, outcome = said(inserted), "commit");
+                tracing::info!(
+                    repository = repository.name,
+                    branch,
+                    sha = new.head_sha,
+                    outcome = said(inserted),
+                    "commit"
+                );
             }
             self.ledger
                 .advance_branch(&repository.name, &branch, &tip)

@@ -6,12 +6,14 @@
 use super::signals::Signals;
 use crate::config::Config;
 use crate::model::{
-    Attempt, AttemptId, Build, BuildId, BuildState, Conclusion, Ending, Job, JobId, JobState, NewBuild, NewJob,
-    Phase, Priority, Reason,
+    Attempt, AttemptId, Build, BuildId, BuildState, Conclusion, Ending, Job, JobId, JobState,
+    NewBuild, NewJob, Phase, Priority, Reason,
 };
 use crate::report::wording;
 use crate::store::builds::{Inserted, Prepared};
-use crate::store::{Store, StoreError, attempts, branches, builds, jobs, results, statuses};
+use crate::store::{
+    Reopen, Store, StoreError, attempts, branches, builds, jobs, results, want_status,
+};
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 use std::sync::Arc;
@@ -87,19 +89,17 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let others = builds::unfinished_of_pull_request(tx, &new.repository, number).await?;
         let newer = others.iter().find(|other| {
-            other.id != id && matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b)
+            other.id != id
+                && matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b)
         });
         if let Some(newer) = newer {
             let ending = Ending::new(
                 Reason::Superseded,
-                format!("Superseded by {}", short(&newer.new.head_sha)),
+                wording::superseded_by(&newer.new.head_sha),
             );
             return self.cancel_in(tx, id, &ending, now).await;
         }
-        let ending = Ending::new(
-            Reason::Superseded,
-            format!("Superseded by {}", short(&new.head_sha)),
-        );
+        let ending = Ending::new(Reason::Superseded, wording::superseded_by(&new.head_sha));
         for other in others.iter().filter(|other| other.id != id) {
             self.cancel_in(tx, other.id, &ending, now).await?;
         }
@@ -193,8 +193,7 @@ impl Ledger {
         let Some(mut row) = jobs::get(&mut tx, job).await? else {
             return Ok(None);
         };
-        let attempt =
-            attempts::insert(&mut tx, job, &row.platform, now).await?;
+        let attempt = attempts::insert(&mut tx, job, &row.platform, now).await?;
         let from = row.state;
         row.state = JobState::Running;
         row.attempts += 1;
@@ -244,9 +243,9 @@ impl Ledger {
         .await?;
         let job = jobs::get(&mut tx, attempt.job).await?;
         let mut outcome = JobOutcome::Finished;
-        if let Some(mut job) = job.filter(|job| {
-            job.state == JobState::Running && job.attempt == Some(attempt.id)
-        }) {
+        if let Some(mut job) =
+            job.filter(|job| job.state == JobState::Running && job.attempt == Some(attempt.id))
+        {
             let from = job.state;
             let retries = i64::from(self.config.limits.infrastructure_retries);
             match &job.cancel {
@@ -362,7 +361,7 @@ impl Ledger {
         }
         if taken_up > 0 {
             builds::reopen(&mut tx, build).await?;
-            self.write_statuses_as(&mut tx, build, statuses::Reopen::Yes, now)
+            self.write_statuses_as(&mut tx, build, Reopen::Yes, now)
                 .await?;
         }
         tx.commit().await?;
@@ -429,7 +428,7 @@ impl Ledger {
         id: BuildId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write_statuses_as(tx, id, statuses::Reopen::No, now).await
+        self.write_statuses_as(tx, id, Reopen::No, now).await
     }
 
     /// Puts what GitHub shall show of the build into the outbox.
@@ -437,7 +436,7 @@ impl Ledger {
         &self,
         tx: &mut SqliteConnection,
         id: BuildId,
-        reopen: statuses::Reopen,
+        reopen: Reopen,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(build) = builds::get(tx, id).await? else {
@@ -450,18 +449,32 @@ impl Ledger {
         if !is_reported {
             return Ok(());
         }
-        let mut views = Vec::new();
-        for job in jobs::of_build(tx, id).await? {
-            let phase = match job.attempt {
-                Some(attempt) => attempts::get(tx, attempt).await?.map(|a| a.phase),
+        let page = |kind: &str, number: i64| {
+            let base = self.public_url.as_str().trim_end_matches('/');
+            format!("{base}/{kind}/{number}")
+        };
+        let all = jobs::of_build(tx, id).await?;
+        let mut wanted = vec![wording::aggregate_status(
+            &build,
+            &all,
+            page("builds", id.0),
+        )];
+        for job in &all {
+            let attempt = match job.attempt {
+                Some(attempt) => attempts::get(tx, attempt).await?,
                 None => None,
             };
-            let tests = results::test_counts(tx, job.id).await?;
-            views.push(wording::JobView { job, phase, tests });
+            let progress = attempt.map(|attempt| wording::Progress {
+                phase: attempt.phase,
+                step: None,
+            });
+            let tests = results::tests(tx, job.id).await?;
+            let url = page("jobs", job.id.0);
+            wanted.push(wording::job_status(job, progress, tests.as_ref(), url));
         }
-        for status in wording::statuses(&build, &views, &self.public_url) {
-            let (repository, sha) = (&build.new.repository, &build.new.head_sha);
-            statuses::want(tx, repository, sha, &status, id, reopen, now).await?;
+        let (repository, sha) = (&build.new.repository, &build.new.head_sha);
+        for status in wanted {
+            want_status(tx, repository, sha, &status, id, reopen, now).await?;
         }
         Ok(())
     }
@@ -470,10 +483,6 @@ impl Ledger {
 fn pause_before(retry: i64) -> SignedDuration {
     let doublings = u32::try_from(retry.clamp(1, 6) - 1).unwrap_or(0);
     RETRY_PAUSE * 2_i32.pow(doublings)
-}
-
-fn short(sha: &str) -> &str {
-    sha.get(..7).unwrap_or(sha)
 }
 
 /// A build's ending from its jobs': the worst of them speaks, the project's own failures before ours.
@@ -491,7 +500,9 @@ fn sum_up(all: &[Job]) -> Ending {
         .map_or_else(
             || Ending::new(Reason::Passed, "Passed"),
             |(job, ending)| match ending.conclusion() {
-                Conclusion::Success => Ending::new(Reason::Passed, format!("All {} jobs passed", all.len())),
+                Conclusion::Success => {
+                    Ending::new(Reason::Passed, format!("All {} jobs passed", all.len()))
+                }
                 Conclusion::Failure
                 | Conclusion::TimedOut
                 | Conclusion::InfrastructureError

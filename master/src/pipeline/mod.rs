@@ -64,7 +64,10 @@ impl Pipeline {
         loops.spawn(preparer.run(self.signals.preparation.clone()));
         let scheduler = Scheduler::new(self.ledger.clone(), self.machinery.clone(), self.capacity);
         loops.spawn(scheduler.run(self.signals.scheduling.clone()));
-        loops.spawn(seal_finished_logs(self.machinery.clone(), self.ledger.clone()));
+        loops.spawn(seal_finished_logs(
+            self.machinery.clone(),
+            self.ledger.clone(),
+        ));
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a loop of the pipeline broke off: restart the master");

@@ -21,7 +21,7 @@ const CONFLICTS_NAMED: usize = 10;
 
 /// Prepares builds; clones share it.
 #[derive(Debug, Clone)]
-pub struct Preparer {
+pub(super) struct Preparer {
     pub ledger: Ledger,
     pub sources: Sources,
     pub platforms: Platforms,
@@ -29,7 +29,7 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    pub async fn run(self, wake: Arc<tokio::sync::Notify>) {
+    pub(super) async fn run(self, wake: Arc<tokio::sync::Notify>) {
         loop {
             let due = match self.ledger.store.builds_to_prepare(Timestamp::now()).await {
                 Ok(due) => due,
@@ -59,7 +59,10 @@ impl Preparer {
 
     async fn settle(&self, build: &Build) -> Result<(), crate::store::StoreError> {
         let Some(repository) = self.config.repository(&build.new.repository) else {
-            let message = format!("Repository `{}` is not configured any more", build.new.repository);
+            let message = format!(
+                "Repository `{}` is not configured any more",
+                build.new.repository
+            );
             return self
                 .ledger
                 .end_build(build.id, &Ending::new(Reason::RepositoryFile, message))
@@ -132,7 +135,10 @@ impl Preparer {
             &self.config.limits,
         )
         .map_err(|message| {
-            Ending::new(Reason::RepositoryFile, format!("{REPOSITORY_FILE}: {message}"))
+            Ending::new(
+                Reason::RepositoryFile,
+                format!("{REPOSITORY_FILE}: {message}"),
+            )
         })?;
         let found = Prepared {
             base_sha: base,
@@ -149,7 +155,10 @@ impl Preparer {
         build: &Build,
     ) -> Result<(String, Option<String>), Ending> {
         let head = build.new.head_sha.as_str();
-        let base_ref = format!("refs/heads/{}", build.new.base_ref.as_deref().unwrap_or("main"));
+        let base_ref = format!(
+            "refs/heads/{}",
+            build.new.base_ref.as_deref().unwrap_or("main")
+        );
         self.sources
             .fetch_pull_request(repository, &base_ref, &build.new.reference, head)
             .await
@@ -159,13 +168,25 @@ impl Preparer {
             .resolve(repository, &base_ref)
             .await
             .map_err(ours)?;
-        match self.sources.merge(repository, &base, head).await.map_err(ours)? {
+        match self
+            .sources
+            .merge(repository, &base, head)
+            .await
+            .map_err(ours)?
+        {
             Merge::Clean { sha, tree: _ } => Ok((sha, Some(base))),
             Merge::Conflict { files } => {
-                let named: Vec<&str> =
-                    files.iter().take(CONFLICTS_NAMED).map(String::as_str).collect();
+                let named: Vec<&str> = files
+                    .iter()
+                    .take(CONFLICTS_NAMED)
+                    .map(String::as_str)
+                    .collect();
                 let more = files.len().saturating_sub(CONFLICTS_NAMED);
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let more = if more > 0 {
+                    format!(" and {more} more")
+                } else {
+                    String::new()
+                };
                 Err(Ending::new(
                     Reason::MergeConflict,
                     format!("Merge conflict in {}{more}", named.join(", ")),
@@ -206,7 +227,11 @@ impl Preparer {
     }
 }
 
-/// A fault of the source stage: ours, but for a commit that does not exist.
+/// A fault of the source stage: ours, unless what was asked for is at fault.
 fn ours(error: SourceError) -> Ending {
-    Ending::new(Reason::SourceError, error.to_string())
+    let reason = match error.is_final() {
+        true => Reason::CommitUnusable,
+        false => Reason::SourceError,
+    };
+    Ending::new(reason, error.to_string())
 }

@@ -24,7 +24,7 @@ const PLATFORMS_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Owns the running drivers.
 #[derive(Debug)]
-pub struct Scheduler {
+pub(super) struct Scheduler {
     ledger: Ledger,
     machinery: Arc<Machinery>,
     capacity: Capacity,
@@ -34,7 +34,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(ledger: Ledger, machinery: Arc<Machinery>, capacity: Capacity) -> Scheduler {
+    pub(super) fn new(ledger: Ledger, machinery: Arc<Machinery>, capacity: Capacity) -> Scheduler {
         Scheduler {
             ledger,
             machinery,
@@ -45,7 +45,7 @@ impl Scheduler {
     }
 
     /// Runs for ever; dropping it leaves the guests as they are.
-    pub async fn run(mut self, wake: Arc<tokio::sync::Notify>) {
+    pub(super) async fn run(mut self, wake: Arc<tokio::sync::Notify>) {
         let mut swept: Option<Instant> = None;
         let mut platforms_read = Instant::now();
         loop {
@@ -56,12 +56,18 @@ impl Scheduler {
                 }
             }
             if let Err(error) = self.look().await {
-                tracing::error!(error = format!("{error:#}"), "the queue cannot be served; trying again");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the queue cannot be served; trying again"
+                );
             }
             if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
                 swept = Some(Instant::now());
                 if let Err(error) = self.sweep().await {
-                    tracing::warn!(error = format!("{error:#}"), "what nobody owns cannot be swept; trying again");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "what nobody owns cannot be swept; trying again"
+                    );
                 }
             }
             tokio::select! {
@@ -94,9 +100,10 @@ impl Scheduler {
             }
         }
         for job in &running_jobs {
-            if let (Some(wish), Some(cancel)) =
-                (&job.cancel, job.attempt.and_then(|id| self.running.get(&id)))
-            {
+            if let (Some(wish), Some(cancel)) = (
+                &job.cancel,
+                job.attempt.and_then(|id| self.running.get(&id)),
+            ) {
                 cancel.send_if_modified(|known| {
                     let is_new = known.is_none();
                     known.get_or_insert_with(|| wish.clone());
@@ -162,18 +169,16 @@ impl Scheduler {
     }
 
     async fn start_driver(&mut self, attempt: Attempt) -> anyhow::Result<()> {
-        let job = self
-            .ledger
-            .store
-            .job(attempt.job)
-            .await?
-            .with_context(|| format!("{} is an attempt of {}, which is not there", attempt.id, attempt.job))?;
-        let build = self
-            .ledger
-            .store
-            .build(job.build)
-            .await?
-            .with_context(|| format!("{} is a job of {}, which is not there", job.id, job.build))?;
+        let job = self.ledger.store.job(attempt.job).await?.with_context(|| {
+            format!(
+                "{} is an attempt of {}, which is not there",
+                attempt.id, attempt.job
+            )
+        })?;
+        let build =
+            self.ledger.store.build(job.build).await?.with_context(|| {
+                format!("{} is a job of {}, which is not there", job.id, job.build)
+            })?;
         let (cancel, cancelled) = watch::channel(job.cancel.clone());
         let id = attempt.id;
         let driver = Driver::new(

@@ -1,7 +1,7 @@
 //! The lines of ours between the suite's output in a job's log.
 
 use crate::model::{Attempt, Build, Ending, Step};
-use crate::result::LogWriter;
+use crate::result::log::LogWriter;
 
 use super::work::log_error;
 
@@ -48,7 +48,11 @@ pub(super) async fn closing(
     is_last: bool,
     console_tail: Option<&str>,
 ) -> Result<(), Ending> {
-    let mut text = format!("{MARK}{}: {}\n", ending.conclusion().as_str(), ending.message);
+    let mut text = format!(
+        "{MARK}{}: {}\n",
+        ending.conclusion().as_str(),
+        ending.message
+    );
     if let Some(tail) = console_tail {
         let lines: Vec<&str> = tail.lines().collect();
         let from = lines.len().saturating_sub(CONSOLE_LINES);

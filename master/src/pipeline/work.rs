@@ -6,7 +6,7 @@
 use super::drive::{Driver, asked_to_cancel, state_dir, store_error};
 use super::{collect, transcript};
 use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
-use crate::result::{LogError, LogWriter};
+use crate::result::log::{LogError, LogWriter};
 use crate::session::{Agent, FollowEvent, Following, SessionError};
 use crate::store::attempts::StepRecord;
 use jiff::Timestamp;
@@ -89,7 +89,11 @@ impl<'a> Work<'a> {
         let outcome = self.run_steps(&records).await;
         let outcome = match outcome {
             // A machine that answers still has its reports, whatever the suite said.
-            Ok(()) | Err(Ending { reason: Reason::StepFailed, .. }) => {
+            Ok(())
+            | Err(Ending {
+                reason: Reason::StepFailed,
+                ..
+            }) => {
                 self.driver.enter(Phase::Collecting).await?;
                 collect::reports(&mut self).await;
                 match outcome {
@@ -116,7 +120,8 @@ impl<'a> Work<'a> {
     async fn send_source(&mut self) -> Result<(), Ending> {
         let driver = &*self.driver;
         let config = &driver.machinery.config;
-        let source = |error: &dyn std::fmt::Display| Ending::new(Reason::SourceError, error.to_string());
+        let source =
+            |error: &dyn std::fmt::Display| Ending::new(Reason::SourceError, error.to_string());
         let repository = config
             .repository(&driver.build.new.repository)
             .ok_or_else(|| source(&"the repository is not configured any more"))?;
@@ -126,18 +131,16 @@ impl<'a> Work<'a> {
         let changed = driver.build.changed_files.clone().unwrap_or_default();
         let path = format!("{}/{CHANGED_FILES}", state_dir(&self.platform));
         if driver.job.plan.history {
-            let bundle = sources
+            let mut bundle = sources
                 .bundle(repository, &sha, "vivarium")
-                .await
-                .map_err(|e| source(&e))?;
-            let file = tokio::fs::File::open(bundle.path())
                 .await
                 .map_err(|e| source(&e))?;
             let there = format!("{}/source.bundle", state_dir(&self.platform));
             self.agent
-                .write(&there, file, false)
+                .write(&there, &mut bundle, false)
                 .await
                 .map_err(|e| source(&e))?;
+            bundle.finish().await.map_err(|e| source(&e))?;
             self.unbundle(&there, &dir).await?;
         } else {
             let mut archive = sources
@@ -218,7 +221,10 @@ impl<'a> Work<'a> {
                 return Err(match exit {
                     Exit::Lost => Ending::new(
                         Reason::AgentLost,
-                        format!("Step `{}` vanished in the guest with the process that watched it", step.name),
+                        format!(
+                            "Step `{}` vanished in the guest with the process that watched it",
+                            step.name
+                        ),
                     ),
                     Exit::Code { .. } | Exit::Signal { .. } => Ending::new(
                         Reason::StepFailed,
@@ -261,7 +267,13 @@ impl<'a> Work<'a> {
                 self.driver
                     .ledger
                     .store
-                    .begin_step(self.driver.attempt.id, number as i64, &step.name, offset, now)
+                    .begin_step(
+                        self.driver.attempt.id,
+                        number as i64,
+                        &step.name,
+                        offset,
+                        now,
+                    )
                     .await
                     .map_err(store_error)?;
                 (offset, now)
@@ -286,8 +298,15 @@ impl<'a> Work<'a> {
             let from = self.log.len().saturating_sub(log_offset);
             let followed = match self.follow_from(&execution, &command, from).await {
                 Ok(following) => {
-                    self.follow(step, &execution, following, log_offset, &limits, &mut stopped)
-                        .await
+                    self.follow(
+                        step,
+                        &execution,
+                        following,
+                        log_offset,
+                        &limits,
+                        &mut stopped,
+                    )
+                    .await
                 }
                 Err(interruption) => Err(interruption),
             };
@@ -297,7 +316,12 @@ impl<'a> Work<'a> {
                     self.driver
                         .ledger
                         .store
-                        .finish_step(self.driver.attempt.id, number as i64, exit, Timestamp::now())
+                        .finish_step(
+                            self.driver.attempt.id,
+                            number as i64,
+                            exit,
+                            Timestamp::now(),
+                        )
                         .await
                         .map_err(store_error)?;
                     return match stopped {
@@ -318,7 +342,7 @@ impl<'a> Work<'a> {
         command: &StepCommand,
         from: u64,
     ) -> Result<Following, Interruption> {
-        let lost = |error: SessionError| match error.is_lost() {
+        let lost = |error: SessionError| match error.is_fatal() {
             true => Interruption::ConnectionLost(error.to_string()),
             false => Interruption::Ended(Ending::new(Reason::AgentLost, error.to_string())),
         };
@@ -421,7 +445,10 @@ impl<'a> Work<'a> {
         let platform = self.platform.clone();
         let gone = self.driver.machine_gone(&platform);
         if let Ok(gone) = tokio::time::timeout(SETTLE, gone).await {
-            return Err(Ending::new(Reason::GuestDied, format!("The VM died: {gone}")));
+            return Err(Ending::new(
+                Reason::GuestDied,
+                format!("The VM died: {gone}"),
+            ));
         }
         let (host, port) = match &platform.kind {
             PlatformKind::Ssh { host } => (host.clone(), platform.ssh.port),
@@ -466,7 +493,11 @@ impl<'a> Work<'a> {
         set("EVENT", build.new.trigger.as_str());
         set(
             "PULL_REQUEST",
-            &build.new.pull_request.map(|n| n.to_string()).unwrap_or_default(),
+            &build
+                .new
+                .pull_request
+                .map(|n| n.to_string())
+                .unwrap_or_default(),
         );
         set("PLATFORM", &job.platform);
         set("SUITE", &job.suite);
@@ -493,7 +524,10 @@ impl<'a> Work<'a> {
             PlatformKind::Ssh { .. } => {
                 let script = format!("rm -rf '{}'", self.work_dir());
                 if let Err(ending) = self.run_aside("leave", script).await {
-                    tracing::warn!(error = ending.message, "the work directory stays on the machine");
+                    tracing::warn!(
+                        error = ending.message,
+                        "the work directory stays on the machine"
+                    );
                 }
             }
         }
@@ -527,7 +561,10 @@ impl StepLimits {
             );
             (silent, Ending::new(Reason::NoOutputTimeout, message))
         } else if self.step <= self.job {
-            let message = format!("Step `{}` ran longer than its {} s", step.name, step.timeout_secs);
+            let message = format!(
+                "Step `{}` ran longer than its {} s",
+                step.name, step.timeout_secs
+            );
             (self.step, Ending::new(Reason::StepTimeout, message))
         } else {
             let message = format!("The job's time was over during step `{}`", step.name);

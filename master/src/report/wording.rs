@@ -6,6 +6,7 @@
 use crate::model::{
     Build, CommitStatus, Conclusion, Ending, Job, JobState, Phase, Reason, StatusState, TestCounts,
 };
+use jiff::Timestamp;
 use std::time::Duration;
 
 /// GitHub's limit, in characters.
@@ -298,6 +299,11 @@ fn counted(count: u64, noun: &str) -> String {
         1 => format!("1 {noun}"),
         _ => format!("{count} {noun}s"),
     }
+}
+
+/// The time between two moments, as [`duration`] says it.
+pub fn between(from: Timestamp, to: Timestamp) -> String {
+    duration(Duration::try_from(to.duration_since(from)).unwrap_or_default())
 }
 
 /// `42 s`, `2 min 13 s`, `1 h 5 min`.

@@ -3,7 +3,7 @@
 use super::{Store, StoreError};
 use crate::model::{JobId, TestCounts};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 
 /// A log that is complete and in the object store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,21 +171,22 @@ impl Store {
 
     /// What the reports of a job counted; none when it had no report.
     pub async fn tests(&self, job: JobId) -> Result<Option<TestCounts>, StoreError> {
-        let row = sqlx::query("SELECT tests FROM jobs WHERE id = $1")
-            .bind(job.0)
-            .fetch_optional(&self.reader)
-            .await?;
-        let text: Option<String> = match row {
-            Some(row) => row.try_get("tests")?,
-            None => None,
-        };
-        text.map(|text| serde_json::from_str(&text))
-            .transpose()
-            .map_err(|source| StoreError::Json {
-                what: "test counts",
-                source,
-            })
+        tests(&mut *self.reader.acquire().await?, job).await
     }
+}
+
+/// What the reports of a job counted, read within a transaction.
+pub async fn tests(
+    connection: &mut SqliteConnection,
+    job: JobId,
+) -> Result<Option<TestCounts>, StoreError> {
+    let text: Option<Option<String>> = sqlx::query_scalar("SELECT tests FROM jobs WHERE id = $1")
+        .bind(job.0)
+        .fetch_optional(connection)
+        .await?;
+    text.flatten()
+        .map(|text| super::parsed("test counts", &text))
+        .transpose()
 }
 
 /// SQL's integers are signed; no file of ours has 8 EiB.

@@ -38,9 +38,7 @@ pub(super) async fn build(
         .intake
         .build_ref(repository, &request.reference, request.platforms)
         .await
-        .map_err(|error| {
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
-        })?;
+        .map_err(|error| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}")))?;
     let build = app.ledger.store.build(id).await?;
     let build = build.ok_or_else(|| ApiError::not_found(id))?;
     Ok((StatusCode::CREATED, Json(app.build_view(build).await?)))

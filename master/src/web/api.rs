@@ -19,7 +19,9 @@ const MAX_PAGE: i64 = 200;
 /// Says whether the database answers.
 pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     app.ledger.store.count_jobs().await?;
-    Ok(Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })))
+    Ok(Json(
+        json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }),
+    ))
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,12 +98,12 @@ pub(super) async fn artifact(
     Path((id, path)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let artifacts = app.ledger.store.artifacts_of(id).await?;
+    let artifacts = app.ledger.store.artifacts(id).await?;
     let artifact = artifacts
         .into_iter()
         .find(|artifact| artifact.path == path)
         .ok_or_else(|| ApiError::not_found(format!("artefact `{path}` of {id}")))?;
-    let stream = app
+    let fetched = app
         .objects
         .get(&artifact.object)
         .await
@@ -110,7 +112,7 @@ pub(super) async fn artifact(
         // Never shown as a page: a guest wrote it.
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (CONTENT_DISPOSITION, "attachment".to_owned()),
-        (CONTENT_LENGTH, artifact.size.to_string()),
+        (CONTENT_LENGTH, fetched.size.to_string()),
     ];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    Ok((headers, Body::from_stream(fetched.bytes)).into_response())
 }

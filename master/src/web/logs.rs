@@ -5,7 +5,7 @@
 use super::App;
 use super::error::ApiError;
 use crate::model::JobId;
-use crate::result::Logs;
+use crate::result::log::Logs;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -44,7 +44,9 @@ pub(super) async fn raw(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = known_job(&app, &id).await?;
-    let range = headers.get("range").map(|value| parse_range(value.as_bytes()));
+    let range = headers
+        .get("range")
+        .map(|value| parse_range(value.as_bytes()));
     let (from, until, status) = match range {
         Some(Some((from, until))) => (from, until, StatusCode::PARTIAL_CONTENT),
         Some(None) => {
@@ -56,13 +58,23 @@ pub(super) async fn raw(
         None => (query.from, u64::MAX, StatusCode::OK),
     };
     let length = app.logs.length(id).await.map_err(ApiError::internal)?;
-    let first = app.logs.chunk(id, from, 1).await.map_err(ApiError::internal)?;
+    let first = app
+        .logs
+        .chunk(id, from, 1)
+        .await
+        .map_err(ApiError::internal)?;
     let until = until.min(length);
     let mut answer_headers = vec![
-        (CONTENT_TYPE.as_str(), "text/plain; charset=utf-8".to_owned()),
+        (
+            CONTENT_TYPE.as_str(),
+            "text/plain; charset=utf-8".to_owned(),
+        ),
         (CACHE_CONTROL.as_str(), "no-store".to_owned()),
         ("vivarium-log-length", length.to_string()),
-        ("vivarium-log-complete", (first.complete || is_complete(&app, id).await?).to_string()),
+        (
+            "vivarium-log-complete",
+            (first.complete || is_complete(&app, id).await?).to_string(),
+        ),
     ];
     if status == StatusCode::PARTIAL_CONTENT {
         let last = until.saturating_sub(1);

@@ -32,15 +32,22 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         "reason",
         store.count_endings().await?,
     );
+    let deliveries = store.delivery_counts().await?;
     add(
         "deliveries",
         "Webhook deliveries by state",
         "state",
-        store.count_deliveries().await?,
+        vec![
+            ("stored".into(), deliveries.stored),
+            ("done".into(), deliveries.done),
+            ("failed".into(), deliveries.failed),
+        ],
     );
     let mut attempts: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
     for attempt in store.live_attempts().await? {
-        *attempts.entry(attempt.phase.as_str().to_owned()).or_default() += 1;
+        *attempts
+            .entry(attempt.phase.as_str().to_owned())
+            .or_default() += 1;
     }
     add(
         "attempts",
@@ -56,7 +63,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         "state",
         vec![("ready".into(), ready), ("refused".into(), refused)],
     );
-    let backlog = store.status_backlog(Timestamp::now()).await?;
+    let backlog = store.status_backlog().await?;
     let mut single = |name: &str, help: &str, value: i64| {
         let gauge = Gauge::<i64>::default();
         gauge.set(value);
@@ -70,7 +77,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
     single(
         "statuses_oldest_unsent_seconds",
         "Age of the oldest of them",
-        backlog.oldest_secs,
+        backlog.oldest.map_or(0, |oldest| {
+            Timestamp::now().duration_since(oldest).as_secs()
+        }),
     );
     single(
         "statuses_refused",

@@ -74,7 +74,10 @@ pub(super) async fn job(
 pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, ApiError> {
     let (form, text) = match name.as_str() {
         "style.css" => ("text/css; charset=utf-8", include_str!("static/style.css")),
-        "live.js" => ("text/javascript; charset=utf-8", include_str!("static/live.js")),
+        "live.js" => (
+            "text/javascript; charset=utf-8",
+            include_str!("static/live.js"),
+        ),
         _ => return Err(ApiError::not_found(format!("file `{name}`"))),
     };
     Ok(([(CONTENT_TYPE, form), (CACHE_CONTROL, "max-age=300")], text).into_response())
@@ -87,7 +90,7 @@ fn duration(from: String, to: Option<String>) -> String {
         return String::new();
     };
     let to = to.as_deref().and_then(parse).unwrap_or_else(Timestamp::now);
-    crate::report::wording::duration(from, to)
+    crate::report::wording::between(from, to)
 }
 
 fn bytes(count: u64) -> String {

@@ -102,8 +102,8 @@ impl App {
             Some(id) => store.attempt(id).await?,
             None => None,
         };
-        let tests = store.tests_of(job.id).await?;
-        let artifacts = store.artifacts_of(job.id).await?;
+        let tests = store.tests(job.id).await?;
+        let artifacts = store.artifacts(job.id).await?;
         let artifacts = artifacts
             .into_iter()
             .map(|artifact| ArtifactView {
@@ -216,7 +216,10 @@ fn attempt_view(attempt: Attempt, steps: Vec<StepView>) -> AttemptView {
             .map(|(phase, at)| (name(*phase), *at))
             .collect(),
         conclusion: attempt.ending.as_ref().map(|e| said(e.conclusion())),
-        reason: attempt.ending.as_ref().map(|e| e.reason.as_str().to_owned()),
+        reason: attempt
+            .ending
+            .as_ref()
+            .map(|e| e.reason.as_str().to_owned()),
         message: attempt.ending.map(|e| e.message),
         console_tail: attempt.console_tail,
         steps,

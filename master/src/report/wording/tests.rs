@@ -58,6 +58,7 @@ fn build(ending: Option<Ending>) -> Build {
             publish: false,
             title: "t".into(),
             author: None,
+            event_at: None,
             only_platforms: Vec::new(),
         },
         state: BuildState::Running,

@@ -1,0 +1,280 @@
+//! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
+
+use super::serve::{open_objects, vm_config};
+use crate::config::{Config, Platforms};
+use crate::report::GitHub;
+use crate::session::available_agents;
+use crate::store::Store;
+use crate::vm::Machines;
+use owo_colors::{OwoColorize, Stream};
+use serde::Serialize;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Good,
+    /// It works, but not as well as it could.
+    Note,
+    Fault,
+}
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    said: String,
+}
+
+pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
+    let config = match path {
+        Some(path) => Config::load(path)?,
+        None => {
+            let mut config = Config::parse(Path::new("/"), "")?;
+            config.data_dir =
+                std::env::temp_dir().join(format!("vivarium-doctor-{}", std::process::id()));
+            config
+        }
+    };
+    let is_temporary = path.is_none();
+    let mut findings = Vec::new();
+    findings.push(program("git", &["--version"], "install the package git"));
+    findings.push(program(
+        "qemu-system-x86_64",
+        &["--version"],
+        "install the package qemu-system-x86",
+    ));
+    findings.push(program(
+        "qemu-img",
+        &["--version"],
+        "install the package qemu-utils",
+    ));
+    findings.push(kvm_device());
+    std::fs::create_dir_all(&config.data_dir)?;
+    let machines = hypervisor(&config, &mut findings).await;
+    images(&config, machines.as_ref(), &mut findings).await;
+    agents(&mut findings);
+    database(&config, &mut findings).await;
+    storage(&config, &mut findings).await;
+    github(&config, &mut findings).await;
+    if is_temporary {
+        std::fs::remove_dir_all(&config.data_dir)?;
+    }
+    report(&findings, json)?;
+    let is_well = findings
+        .iter()
+        .all(|finding| finding.verdict != Verdict::Fault);
+    Ok(match is_well {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn good(what: &'static str, said: impl Into<String>) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Good,
+        said: said.into(),
+    }
+}
+
+fn note(what: &'static str, said: impl Into<String>) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Note,
+        said: said.into(),
+    }
+}
+
+fn fault(what: &'static str, said: impl Into<String>) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Fault,
+        said: said.into(),
+    }
+}
+
+fn program(what: &'static str, arguments: &[&str], hint: &str) -> Finding {
+    match Command::new(what).args(arguments).output() {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            good(what, text.lines().next().unwrap_or_default())
+        }
+        Ok(output) => fault(
+            what,
+            format!("it ends with {}; hint: {hint}", output.status),
+        ),
+        Err(error) => fault(what, format!("it cannot be run: {error}; hint: {hint}")),
+    }
+}
+
+/// A device that QEMU's user cannot open makes libvirt probe QEMU anew at each start, for seconds.
+fn kvm_device() -> Finding {
+    let path = Path::new("/dev/kvm");
+    match std::fs::metadata(path) {
+        Err(_) => note(
+            "/dev/kvm",
+            "not there: guests run in QEMU's emulation, several times slower",
+        ),
+        Ok(meta) if meta.permissions().mode() & 0o066 == 0 => note(
+            "/dev/kvm",
+            "only root can open it, so libvirt probes QEMU anew at each start, for seconds; \
+             hint: chgrp kvm /dev/kvm && chmod 660 /dev/kvm",
+        ),
+        Ok(_) => good("/dev/kvm", "can be opened by QEMU's user"),
+    }
+}
+
+async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Machines> {
+    let opened = match vm_config(config) {
+        Ok(vm_config) => Machines::open(vm_config).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    match opened {
+        Err(error) => {
+            findings.push(fault(
+                "libvirt",
+                format!("{error:#}; hint: run config/prepare-host, or start virtlogd and libvirtd"),
+            ));
+            None
+        }
+        Ok(machines) => {
+            findings.push(match machines.capacity().await {
+                Ok(host) => good(
+                    "libvirt",
+                    format!(
+                        "answers; the host has {} MiB and {} processors",
+                        host.memory_mib, host.vcpus
+                    ),
+                ),
+                Err(error) => fault("libvirt", error.to_string()),
+            });
+            let why = machines.accelerator_why().to_owned();
+            findings.push(match machines.accelerator() {
+                crate::vm::Accelerator::Kvm => good("acceleration", format!("KVM: {why}")),
+                crate::vm::Accelerator::Tcg => {
+                    note("acceleration", format!("QEMU's emulation (TCG): {why}"))
+                }
+            });
+            Some(machines)
+        }
+    }
+}
+
+async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec<Finding>) {
+    let platforms = Platforms::load(config.platforms_dir.clone());
+    for refused in platforms.refused() {
+        findings.push(fault(
+            "platform",
+            format!("{}: {}", refused.name, refused.why),
+        ));
+    }
+    let ready = platforms.ready();
+    if ready.is_empty() {
+        findings.push(note(
+            "platform",
+            format!(
+                "none takes work: {} needs a folder with a platform.toml",
+                config.platforms_dir.display()
+            ),
+        ));
+    }
+    for platform in ready {
+        let checked = match machines {
+            Some(machines) => machines
+                .check_platform(&platform)
+                .await
+                .map_err(|e| e.to_string()),
+            None => Ok(()),
+        };
+        findings.push(match checked {
+            Ok(()) => good("platform", format!("{} takes work", platform.name)),
+            Err(error) => fault("platform", error),
+        });
+    }
+}
+
+fn agents(findings: &mut Vec<Finding>) {
+    for (os, arch, size) in available_agents() {
+        findings.push(good(
+            "agent",
+            format!("{}/{}, {} KiB", os.as_str(), arch.as_str(), size / 1024),
+        ));
+    }
+}
+
+async fn database(config: &Config, findings: &mut Vec<Finding>) {
+    let path = config.data_dir.join("vivarium.sqlite");
+    findings.push(match Store::open(&path).await {
+        Ok(store) => {
+            store.close().await;
+            good("database", path.display().to_string())
+        }
+        Err(error) => fault("database", error.to_string()),
+    });
+}
+
+async fn storage(config: &Config, findings: &mut Vec<Finding>) {
+    let checked = match open_objects(config) {
+        Ok(objects) => objects.check().await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    findings.push(match checked {
+        Ok(()) => good("storage", "written, read back and deleted an object"),
+        Err(error) => fault("storage", format!("{error:#}")),
+    });
+}
+
+async fn github(config: &Config, findings: &mut Vec<Finding>) {
+    if config.github.token_file.is_none() {
+        findings.push(note(
+            "GitHub",
+            "no token is configured: repositories are polled, no status is reported",
+        ));
+        return;
+    }
+    if config.github.webhook_secret_files.is_empty() {
+        findings.push(note(
+            "GitHub",
+            "no webhook secret is configured: every delivery is refused",
+        ));
+    }
+    let checked = match GitHub::new(&config.github) {
+        Ok(github) => github.check().await.map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    findings.push(match checked {
+        Ok(check) => good("GitHub", format!("{check:?}")),
+        Err(error) => fault("GitHub", format!("{error:#}")),
+    });
+}
+
+fn report(findings: &[Finding], json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(findings)?);
+        return Ok(());
+    }
+    for Finding {
+        what,
+        verdict,
+        said,
+    } in findings
+    {
+        let word = match verdict {
+            Verdict::Good => "good "
+                .if_supports_color(Stream::Stdout, |w| w.green())
+                .to_string(),
+            Verdict::Note => "note "
+                .if_supports_color(Stream::Stdout, |w| w.yellow())
+                .to_string(),
+            Verdict::Fault => "fault"
+                .if_supports_color(Stream::Stdout, |w| w.red())
+                .to_string(),
+        };
+        println!("{word} {what}: {said}");
+    }
+    Ok(())
+}

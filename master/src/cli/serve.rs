@@ -1,0 +1,272 @@
+//! `vivarium serve`: opens what the configuration names, joins the stages, serves until it is told to stop.
+
+use crate::config::{Config, Platforms};
+use crate::event::webhook::{self, Webhooks};
+use crate::pipeline::intake::Intake;
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::signals::Signals;
+use crate::pipeline::{Machinery, Pipeline};
+use crate::placement::Capacity;
+use crate::report::{GitHub, Pace, Reporter};
+use crate::result::log::Logs;
+use crate::result::objects::Objects;
+use crate::source::{Sources, credentials_from_file};
+use crate::store::Store;
+use crate::vm::{Acceleration, Machines, VmConfig};
+use crate::web::{self, ApiToken, App};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+/// Requests under way are given this long when the master stops.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Runs until SIGTERM or Ctrl-C. Guests go on; the next start takes them up.
+pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let config = Config::load(path)?;
+    let master = Master::open(config).await?;
+    eprintln!("vivarium listens on {}", master.url);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::info!("stopping; running guests go on and are taken up at the next start");
+    };
+    master.run(stop).await
+}
+
+/// A master with everything opened, not yet running.
+pub(super) struct Master {
+    listener: TcpListener,
+    /// Where it listens, as a link.
+    pub(super) url: Url,
+    pipeline: Pipeline,
+    reporter: Option<Reporter>,
+    app: App,
+    webhooks: Webhooks,
+    store: Store,
+}
+
+impl Master {
+    pub(super) async fn open(config: Config) -> anyhow::Result<Master> {
+        let config = Arc::new(config);
+        let data = &config.data_dir;
+        std::fs::create_dir_all(data)
+            .with_context(|| format!("cannot make the data folder {}", data.display()))?;
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}\nhint: another program may have the port; set `listen` under [server]", config.server.listen))?;
+        let address = listener
+            .local_addr()
+            .context("cannot tell the own address")?;
+        let url = Url::parse(&format!("http://{address}")).context("the own address is no URL")?;
+        let public_url = config
+            .server
+            .public_url
+            .clone()
+            .unwrap_or_else(|| url.clone());
+        let store = Store::open(&data.join("vivarium.sqlite")).await?;
+        let objects = open_objects(&config)?;
+        let logs = Logs::open(
+            data.join("logs"),
+            config.limits.log_mib << 20,
+            store.clone(),
+            objects.clone(),
+        )?;
+        let machines = Machines::open(vm_config(&config)?).await?;
+        tracing::info!(accelerator = ?machines.accelerator(), why = machines.accelerator_why(), "guests");
+        let capacity = capacity(&config, &machines).await?;
+        let token_file = config
+            .server
+            .api_token_file
+            .clone()
+            .unwrap_or_else(|| data.join("api-token"));
+        let token = Arc::new(ApiToken::read_or_make(&token_file)?);
+        let signals = Signals::default();
+        let secrets = webhook::read_secrets(&config.github.webhook_secret_files)?;
+        let webhooks = Webhooks::new(store.clone(), secrets, signals.deliveries.clone());
+        let sources = Sources::new(
+            data.join("mirrors"),
+            credentials_from_file(config.github.token_file.clone()),
+        );
+        let platforms = Platforms::load(config.platforms_dir.clone());
+        tracing::info!(
+            ready = platforms.ready().len(),
+            refused = platforms.refused().len(),
+            "platforms"
+        );
+        let ledger = Ledger::new(store.clone(), signals.clone(), config.clone(), public_url);
+        let intake = Intake {
+            ledger: ledger.clone(),
+            sources: sources.clone(),
+            config: config.clone(),
+        };
+        let reporter = match config.github.token_file {
+            Some(_) => {
+                let github = Arc::new(GitHub::new(&config.github)?);
+                let outbox = signals.outbox.clone();
+                Some(Reporter::new(
+                    store.clone(),
+                    github,
+                    outbox,
+                    Pace::default(),
+                ))
+            }
+            None => None,
+        };
+        let machinery = Arc::new(Machinery {
+            config,
+            platforms: platforms.clone(),
+            machines,
+            sources,
+            logs: logs.clone(),
+            objects: objects.clone(),
+        });
+        Ok(Master {
+            listener,
+            url,
+            reporter,
+            webhooks,
+            app: App {
+                ledger: ledger.clone(),
+                intake: intake.clone(),
+                logs,
+                objects,
+                platforms,
+                token,
+            },
+            pipeline: Pipeline {
+                intake,
+                ledger,
+                signals,
+                machinery,
+                capacity,
+            },
+            store,
+        })
+    }
+
+    /// Serves until `stop` resolves.
+    pub(super) async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let stopping = CancellationToken::new();
+        let pipeline = tokio::spawn(self.pipeline.run());
+        let reporter = self
+            .reporter
+            .map(|reporter| tokio::spawn(reporter.run(stopping.clone())));
+        let routes = web::routes(self.app, self.webhooks);
+        let asked = stopping.clone();
+        let server = tokio::spawn(
+            axum::serve(self.listener, routes)
+                .with_graceful_shutdown(async move { asked.cancelled().await })
+                .into_future(),
+        );
+        // Absent where systemd is: then nobody listens.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "systemd was not told");
+        }
+        stop.await;
+        stopping.cancel();
+        pipeline.abort();
+        let farewell = async {
+            if let Some(reporter) = reporter
+                && let Err(error) = reporter.await
+            {
+                tracing::warn!(%error, "the reporter broke off");
+            }
+        };
+        if tokio::time::timeout(GOODBYE, farewell).await.is_err() {
+            tracing::info!("statuses that are not sent yet are sent at the next start");
+        }
+        // Live logs never end by themselves.
+        server.abort();
+        if tokio::time::timeout(GOODBYE, self.store.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database was still in use");
+        }
+        Ok(())
+    }
+}
+
+/// How the configuration wants libvirt, with this master's own mark.
+pub(super) fn vm_config(config: &Config) -> anyhow::Result<VmConfig> {
+    let default = match nix::unistd::Uid::effective().is_root() {
+        true => "qemu:///system",
+        false => "qemu:///session",
+    };
+    Ok(VmConfig {
+        uri: config
+            .hypervisor
+            .uri
+            .clone()
+            .unwrap_or_else(|| default.to_owned()),
+        dir: config.data_dir.join("vms"),
+        acceleration: match config.hypervisor.acceleration {
+            crate::config::Acceleration::Auto => Acceleration::Auto,
+            crate::config::Acceleration::Kvm => Acceleration::Kvm,
+            crate::config::Acceleration::Tcg => Acceleration::Tcg,
+        },
+        installation: installation(&config.data_dir)?,
+    })
+}
+
+/// This master's mark on what it makes in libvirt; made once and kept in the data folder.
+fn installation(data: &Path) -> anyhow::Result<String> {
+    let path = data.join("installation");
+    if !path.exists() {
+        let mark = hex::encode(rand::random::<[u8; 16]>());
+        std::fs::write(&path, &mark).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let mark = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(mark.trim().to_owned())
+}
+
+pub(super) fn open_objects(config: &Config) -> anyhow::Result<Objects> {
+    let mut options = config.storage.options.clone();
+    if let Some(path) = &config.storage.secrets_file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the storage secrets {}", path.display()))?;
+        // The parser's own message would show the line, and with it a secret.
+        let secrets: BTreeMap<String, String> = toml::from_str(&text).map_err(|_| {
+            anyhow::anyhow!(
+                "{} is not lines of the form name = \"value\"",
+                path.display()
+            )
+        })?;
+        options.extend(secrets);
+    }
+    let url = config
+        .storage
+        .url
+        .clone()
+        .unwrap_or_else(|| config.data_dir.join("objects").display().to_string());
+    Ok(Objects::open(&url, &options)?)
+}
+
+async fn capacity(config: &Config, machines: &Machines) -> anyhow::Result<Capacity> {
+    let host = machines.capacity().await?;
+    Ok(Capacity {
+        memory_mib: config
+            .hypervisor
+            .memory_mib
+            .unwrap_or(host.memory_mib / 4 * 3),
+        vcpus: config.hypervisor.vcpus.unwrap_or(host.vcpus * 2),
+    })
+}
