@@ -40,19 +40,12 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
         }
     };
     let is_temporary = path.is_none();
-    let mut findings = Vec::new();
-    findings.push(program("git", &["--version"], "install the package git"));
-    findings.push(program(
-        "qemu-system-x86_64",
-        &["--version"],
-        "install the package qemu-system-x86",
-    ));
-    findings.push(program(
-        "qemu-img",
-        &["--version"],
-        "install the package qemu-utils",
-    ));
-    findings.push(kvm_device());
+    let mut findings = vec![
+        program("git", "install the package git"),
+        program("qemu-system-x86_64", "install the package qemu-system-x86"),
+        program("qemu-img", "install the package qemu-utils"),
+        kvm_device(),
+    ];
     std::fs::create_dir_all(&config.data_dir)?;
     let machines = hypervisor(&config, &mut findings).await;
     images(&config, machines.as_ref(), &mut findings).await;
@@ -97,8 +90,8 @@ fn fault(what: &'static str, said: impl Into<String>) -> Finding {
     }
 }
 
-fn program(what: &'static str, arguments: &[&str], hint: &str) -> Finding {
-    match Command::new(what).args(arguments).output() {
+fn program(what: &'static str, hint: &str) -> Finding {
+    match Command::new(what).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
             good(what, text.lines().next().unwrap_or_default())

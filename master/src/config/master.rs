@@ -87,7 +87,7 @@ pub struct HypervisorConfig {
 }
 
 /// Where sealed logs and artefacts go.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
     /// A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`. Default `<data_dir>/objects`.
@@ -208,16 +208,6 @@ impl Default for HypervisorConfig {
             memory_mib: None,
             vcpus: None,
             tcg_deadline_scale: 3,
-        }
-    }
-}
-
-impl Default for StorageConfig {
-    fn default() -> Self {
-        StorageConfig {
-            url: None,
-            options: BTreeMap::new(),
-            secrets_file: None,
         }
     }
 }

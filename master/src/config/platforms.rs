@@ -63,7 +63,7 @@ impl Platforms {
             let parsed = std::fs::read_to_string(&file)
                 .map_err(|error| format!("{}: cannot be read: {error}", file.display()))
                 .and_then(|text| parse_platform(&folder, &text).map_err(|error| error.to_string()))
-                .and_then(|platform| with_its_files(platform));
+                .and_then(with_its_files);
             match parsed {
                 Ok(platform) => {
                     known.ready.insert(name, Arc::new(platform));

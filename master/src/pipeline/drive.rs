@@ -287,7 +287,7 @@ impl Driver {
                 Ok(JobOutcome::Finished) => {
                     tracing::info!(
                         reason = ending.reason.as_str(),
-                        message = ending.message,
+                        why = ending.message,
                         "job finished"
                     );
                     self.seal_log().await;
@@ -296,7 +296,7 @@ impl Driver {
                 Ok(JobOutcome::Retried) => {
                     tracing::warn!(
                         reason = ending.reason.as_str(),
-                        message = ending.message,
+                        why = ending.message,
                         "attempt failed; the job is queued again"
                     );
                     return;
@@ -349,10 +349,12 @@ pub(super) fn state_dir(platform: &Platform) -> String {
     platform.state_dir.clone()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 pub(super) fn host_error(error: VmError) -> Ending {
     Ending::new(Reason::HostError, error.to_string())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 pub(super) fn store_error(error: crate::store::StoreError) -> Ending {
     Ending::new(Reason::HostError, error.to_string())
 }

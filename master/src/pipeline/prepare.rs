@@ -228,6 +228,7 @@ impl Preparer {
 }
 
 /// A fault of the source stage: ours, unless what was asked for is at fault.
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 fn ours(error: SourceError) -> Ending {
     let reason = match error.is_final() {
         true => Reason::CommitUnusable,

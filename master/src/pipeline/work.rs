@@ -588,6 +588,7 @@ fn said(exit: Exit) -> String {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 pub(super) fn log_error(error: LogError) -> Ending {
     Ending::new(Reason::HostError, error.to_string())
 }

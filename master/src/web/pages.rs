@@ -84,6 +84,10 @@ pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, ApiError
 }
 
 /// The time between two timestamps as `2 min 13 s`; the second may be missing while something runs.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the form that templates call"
+)]
 fn duration(from: String, to: Option<String>) -> String {
     let parse = |text: &str| text.parse::<Timestamp>().ok();
     let Some(from) = parse(&from) else {

@@ -1,0 +1,30 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each prepares the machine first.
+
+IMAGES ?= $(shell images/build --print-out)
+DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
+TEST_THREADS ?= 2
+
+.PHONY: demo test check bench prepare images release clean-demo
+
+# The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
+demo: prepare release images
+	target/release/vivarium demo --images "$(IMAGES)" --dir "$(DEMO_DIR)" $(if $(EXIT),--exit)
+
+# Everything, real virtual machines included.
+test: prepare images check
+	cargo build --workspace --locked
+	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked -- --test-threads=$(TEST_THREADS)
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+prepare:
+	@config/prepare-host
+
+images:
+	@images/build tiny-linux debian-12
+
+release:
+	cargo build --release --locked -p vivarium
