@@ -1,17 +1,18 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each prepares the machine first.
 
-IMAGES ?= $(shell images/build --print-out)
+# Where images/build puts them.
+IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/vivarium/images
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check bench prepare images release clean-demo
+.PHONY: demo test check prepare prepare-test images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
 	target/release/vivarium demo --images "$(IMAGES)" --dir "$(DEMO_DIR)" $(if $(EXIT),--exit)
 
 # Everything, real virtual machines included.
-test: prepare images check
+test: prepare-test images check
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked -- --test-threads=$(TEST_THREADS)
 
@@ -22,6 +23,9 @@ check:
 
 prepare:
 	@config/prepare-host
+
+prepare-test:
+	@config/prepare-host --test
 
 images:
 	@images/build tiny-linux debian-12

@@ -32,6 +32,7 @@ CREATE TABLE builds (
     title          TEXT    NOT NULL,
     author         TEXT,
     event_at       BIGINT,
+    before_sha     TEXT,
     -- JSON list of names.
     only_platforms TEXT    NOT NULL,
     -- preparing | running | finished

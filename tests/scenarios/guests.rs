@@ -63,8 +63,8 @@ async fn a_job_whose_machine_dies_is_tried_again_and_may_still_pass() -> Result<
         .await?;
     assert_eq!(kill_qemu_of(&world.master.data_dir())?, 1);
 
-    world.settled(&head, AGGREGATE).await?;
     for name in [AGGREGATE.to_owned(), context(TINY)] {
+        world.settled(&head, &name).await?;
         world
             .github
             .status_history(REPOSITORY, &head, &name)

@@ -25,8 +25,8 @@ async fn a_good_pull_request_becomes_green_on_both_platforms() -> Result<()> {
         .await?;
     assert_ne!(verdict, Verdict::Mergeable, "nothing has run yet");
 
-    world.settled(&head, AGGREGATE).await?;
     for name in [AGGREGATE.to_owned(), context(TINY), context(DEBIAN)] {
+        world.settled(&head, &name).await?;
         let history = world.github.status_history(REPOSITORY, &head, &name);
         history.assert_settled_once(StatusState::Success);
         let url = history.last().and_then(|status| status.target_url.clone());
@@ -64,8 +64,8 @@ async fn a_failing_suite_is_red_and_says_which_step() -> Result<()> {
         .step("never", "echo must not run");
     let world = World::with(&[TINY], &suites).await?;
     let (number, head) = world.propose("bad", |commit| commit.file("a", "1")).await?;
-    world.settled(&head, AGGREGATE).await?;
     for name in [AGGREGATE.to_owned(), context(TINY)] {
+        world.settled(&head, &name).await?;
         let history = world.github.status_history(REPOSITORY, &head, &name);
         history.assert_settled_once(StatusState::Failure);
     }

@@ -25,8 +25,8 @@ async fn a_master_killed_under_a_running_job_ends_it_after_the_restart() -> Resu
         .await?;
     world.master.kill()?;
     world.master.start().await?;
-    world.settled(&head, AGGREGATE).await?;
     for name in [AGGREGATE.to_owned(), context(TINY)] {
+        world.settled(&head, &name).await?;
         world
             .github
             .status_history(REPOSITORY, &head, &name)

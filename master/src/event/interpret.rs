@@ -59,6 +59,9 @@ impl InterpretError {
 #[derive(Debug, Deserialize)]
 struct PullRequestEvent {
     action: String,
+    /// Of `synchronize`: the head until then.
+    #[serde(default)]
+    before: Option<String>,
     pull_request: PullRequestBody,
     repository: Repository,
     #[serde(default)]
@@ -220,9 +223,9 @@ fn pull_request(
         }
         // Drafts are tested too: their authors want to know before they ask for a review.
         "opened" | "reopened" | "synchronize" | "ready_for_review" => {
-            act(vec![Intent::BuildPullRequest(wanted(request)?)])
+            act(vec![Intent::BuildPullRequest(wanted(event)?)])
         }
-        "edited" if base_changed => act(vec![Intent::BuildPullRequest(wanted(request)?)]),
+        "edited" if base_changed => act(vec![Intent::BuildPullRequest(wanted(event)?)]),
         "edited" => Ok(Interpreted::nothing(format!(
             "not acted upon: pull request #{number} was edited, but keeps its base"
         ))),
@@ -233,7 +236,8 @@ fn pull_request(
     }
 }
 
-fn wanted(request: &PullRequestBody) -> Result<PullRequest, InterpretError> {
+fn wanted(event: &PullRequestEvent) -> Result<PullRequest, InterpretError> {
+    let request = &event.pull_request;
     Ok(PullRequest {
         number: request.number,
         title: one_line(request.title.as_deref().unwrap_or("")),
@@ -241,6 +245,7 @@ fn wanted(request: &PullRequestBody) -> Result<PullRequest, InterpretError> {
         head_sha: sha("head commit", &request.head.sha)?,
         base_ref: branch("base branch", &request.base.reference)?,
         updated_at: request.updated_at.as_deref().and_then(|at| at.parse().ok()),
+        before: event.before.clone(),
         from_fork: is_from_fork(request),
     })
 }

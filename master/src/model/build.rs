@@ -93,6 +93,8 @@ pub struct NewBuild {
     pub author: Option<String>,
     /// When the event's subject changed, by GitHub's clock.
     pub event_at: Option<Timestamp>,
+    /// The head that this one took the place of, where the event says so.
+    pub before_sha: Option<String>,
     /// Platforms a person asked for; empty: the suites' own.
     pub only_platforms: Vec<String>,
 }

@@ -14,6 +14,8 @@ pub struct PullRequest {
     pub base_ref: String,
     /// When GitHub says it changed last: events may arrive out of order.
     pub updated_at: Option<Timestamp>,
+    /// The head that this one took the place of, where the event says so.
+    pub before: Option<String>,
     /// From another repository: its author is a stranger.
     pub from_fork: bool,
 }

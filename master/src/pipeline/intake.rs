@@ -188,6 +188,7 @@ impl Intake {
             title: pull_request.title,
             author: pull_request.author,
             event_at: pull_request.updated_at,
+            before_sha: pull_request.before,
             only_platforms: Vec::new(),
         };
         let older = match repository.on_new_commit {
@@ -231,6 +232,7 @@ impl Intake {
             title: info.title,
             author: Some(info.author),
             event_at: None,
+            before_sha: None,
             only_platforms: platforms,
         };
         match self.ledger.open_build(&new, OlderBuilds::Keep).await? {
@@ -323,6 +325,7 @@ fn commit_build(
         title,
         author,
         event_at: None,
+        before_sha: None,
         only_platforms: Vec::new(),
     }
 }

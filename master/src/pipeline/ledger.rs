@@ -88,10 +88,15 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let others = builds::unfinished_of_pull_request(tx, &new.repository, number).await?;
-        let newer = others.iter().find(|other| {
-            other.id != id
-                && matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b)
-        });
+        let is_later = |other: &Build| {
+            let by_clock =
+                matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b);
+            // Events of the same second are told apart by the head that one of them replaced.
+            by_clock || other.new.before_sha.as_ref() == Some(&new.head_sha)
+        };
+        let newer = others
+            .iter()
+            .find(|other| other.id != id && is_later(other));
         if let Some(newer) = newer {
             let ending = Ending::new(
                 Reason::Superseded,

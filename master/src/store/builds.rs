@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 const COLUMNS: &str = "id, repository, trigger_name, build_key, reference, pull_request, base_ref, head_sha, from_fork, \
-     publish, title, author, event_at, only_platforms, state, base_sha, tested_sha, changed_files, reason, message, created_at, finished_at";
+     publish, title, author, event_at, before_sha, only_platforms, state, base_sha, tested_sha, changed_files, reason, message, created_at, finished_at";
 
 /// What preparing a build found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,7 @@ fn from_row(row: &SqliteRow) -> Result<Build, StoreError> {
             title: row.try_get("title")?,
             author: row.try_get("author")?,
             event_at: optional_time(row.try_get("event_at")?),
+            before_sha: row.try_get("before_sha")?,
             only_platforms: parsed("a list of platforms", &only_platforms)?,
         },
         state: BuildState::from_name(&state).ok_or(StoreError::Unknown {
@@ -70,8 +71,8 @@ pub async fn insert(
     let only_platforms = super::json("a list of platforms", &new.only_platforms)?;
     let id: Option<i64> = sqlx::query_scalar(
         "INSERT INTO builds (repository, trigger_name, build_key, reference, pull_request, base_ref, head_sha, \
-         from_fork, publish, title, author, event_at, only_platforms, state, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'preparing', ?) \
+         from_fork, publish, title, author, event_at, before_sha, only_platforms, state, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'preparing', ?) \
          ON CONFLICT (repository, build_key) DO NOTHING RETURNING id",
     )
     .bind(&new.repository)
@@ -86,6 +87,7 @@ pub async fn insert(
     .bind(&new.title)
     .bind(&new.author)
     .bind(new.event_at.map(millis))
+    .bind(&new.before_sha)
     .bind(only_platforms)
     .bind(millis(now))
     .fetch_optional(&mut *tx)

@@ -59,6 +59,7 @@ fn build(ending: Option<Ending>) -> Build {
             title: "t".into(),
             author: None,
             event_at: None,
+            before_sha: None,
             only_platforms: Vec::new(),
         },
         state: BuildState::Running,
