@@ -1,6 +1,6 @@
 //! What the master shows and takes over HTTP: pages, JSON, live logs, webhooks, metrics.
 //!
-//! Reading needs nothing; each request that changes something bears the token ([`auth`]).
+//! Reading needs nothing; each request that changes something bears the token (see `auth`).
 
 mod acts;
 mod api;
