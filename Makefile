@@ -5,7 +5,7 @@ IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HO
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check prepare prepare-test images release
+.PHONY: demo test check bench prepare prepare-test images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
@@ -32,3 +32,7 @@ images:
 
 release:
 	cargo build --release --locked -p vivarium
+
+# Measurements; docs/performance.md says what each line means.
+bench:
+	cargo test --release --locked -p vivarium -- --ignored --nocapture --test-threads=1
