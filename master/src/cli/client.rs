@@ -1,6 +1,8 @@
 //! Speaks to a running master.
 
 use super::Remote;
+#[cfg(doc)]
+use crate::web::LOG_LENGTH;
 use crate::web::{ApiToken, BuildView, JobView};
 use anyhow::{Context, bail};
 use reqwest::{Method, RequestBuilder, Response};
@@ -49,7 +51,7 @@ impl Client {
             .await
     }
 
-    /// The log from a byte on: its bytes as they come.
+    /// The log from a byte on: its bytes as they come. The header [`LOG_LENGTH`] says where they end.
     pub(super) async fn log(&self, id: &str, from: u64) -> anyhow::Result<Response> {
         let request = self.request(Method::GET, &format!("api/jobs/{id}/log"))?;
         self.send(request.query(&[("from", from)])).await

@@ -4,7 +4,7 @@
 //! live; then the branch is merged and the artefacts are published. Everything lies in one folder.
 
 use super::serve::Master;
-use super::show::job_line;
+use super::show::{job_line, log_length};
 use crate::config::Config;
 use crate::web::{BuildView, JobView};
 use anyhow::{Context, bail};
@@ -341,8 +341,9 @@ impl Watcher {
         shown: &mut Shown,
     ) -> anyhow::Result<()> {
         let path = format!("api/jobs/{}/log?from={}", job.number, shown.offset);
-        let bytes = self.get(&path).await?.bytes().await?;
-        shown.offset += bytes.len() as u64;
+        let response = self.get(&path).await?;
+        shown.offset = shown.offset.max(log_length(&response));
+        let bytes = response.bytes().await?;
         shown.line.extend_from_slice(&bytes);
         let colours = [AnsiColors::Cyan, AnsiColors::Magenta];
         let colour = colours

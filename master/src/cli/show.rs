@@ -4,7 +4,7 @@ use super::Remote;
 use super::client::Client;
 use crate::model::{BuildId, JobId};
 use crate::report::wording;
-use crate::web::{BuildView, JobView};
+use crate::web::{BuildView, JobView, LOG_LENGTH};
 use anyhow::bail;
 use jiff::Timestamp;
 use owo_colors::{OwoColorize, Stream};
@@ -83,17 +83,27 @@ pub(super) async fn logs(remote: &Remote, id: &str, follow: bool, from: u64) -> 
     loop {
         let ended = !follow || client.job(id).await?.state == "finished";
         let mut response = client.log(id, at).await?;
+        // Not counted from the bytes: a log over its cap leaves some out.
+        let end = log_length(&response);
         while let Some(chunk) = response.chunk().await? {
             let mut out = std::io::stdout().lock();
             out.write_all(&chunk)?;
             out.flush()?;
-            at += chunk.len() as u64;
         }
+        at = at.max(end);
         if ended {
             return Ok(());
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
     }
+}
+
+/// Where the bytes of an answer with a log end.
+pub(super) fn log_length(response: &reqwest::Response) -> u64 {
+    let length = response.headers().get(LOG_LENGTH);
+    length
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Cancels or reruns a build or a job.

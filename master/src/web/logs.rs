@@ -20,6 +20,8 @@ use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::Duration;
 
+/// Header with the offset at which the log ends so far, and so the one to go on from.
+pub const LOG_LENGTH: &str = "vivarium-log-length";
 /// Read from the log at once.
 const CHUNK: usize = 256 * 1024;
 /// Content of one event, before base64.
@@ -70,7 +72,7 @@ pub(super) async fn raw(
             "text/plain; charset=utf-8".to_owned(),
         ),
         (CACHE_CONTROL.as_str(), "no-store".to_owned()),
-        ("vivarium-log-length", length.to_string()),
+        (LOG_LENGTH, length.to_string()),
         (
             "vivarium-log-complete",
             (first.complete || is_complete(&app, id).await?).to_string(),

@@ -12,6 +12,7 @@ mod pages;
 mod views;
 
 pub use auth::ApiToken;
+pub use logs::LOG_LENGTH;
 pub use views::{ArtifactView, AttemptView, BuildView, JobView, StepView};
 
 use crate::config::Platforms;
