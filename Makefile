@@ -14,7 +14,7 @@ demo: prepare release images
 # Everything, real virtual machines included.
 test: prepare-test images check
 	cargo build --workspace --locked
-	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked -- --test-threads=$(TEST_THREADS)
+	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS)
 
 check:
 	cargo fmt --all --check
