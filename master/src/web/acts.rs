@@ -48,9 +48,7 @@ pub(super) async fn cancel_build(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
-    let build = app.ledger.store.build(id).await?;
-    build.ok_or_else(|| ApiError::not_found(id))?;
+    let id = app.known_build(&id).await?.id;
     app.ledger.cancel_build(id, &by_a_person()).await?;
     Ok(Json(json!({ "cancelled": id.to_string() })))
 }
@@ -59,9 +57,7 @@ pub(super) async fn cancel_job(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let job = app.ledger.store.job(id).await?;
-    job.ok_or_else(|| ApiError::not_found(id))?;
+    let id = app.known_job(&id).await?.id;
     app.ledger.cancel_job(id, &by_a_person()).await?;
     Ok(Json(json!({ "cancelled": id.to_string() })))
 }
@@ -70,9 +66,7 @@ pub(super) async fn rerun_build(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
-    let build = app.ledger.store.build(id).await?;
-    build.ok_or_else(|| ApiError::not_found(id))?;
+    let id = app.known_build(&id).await?.id;
     rerun(&app, id, None).await
 }
 
@@ -80,10 +74,8 @@ pub(super) async fn rerun_job(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let job = app.ledger.store.job(id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(id))?;
-    rerun(&app, job.build, Some(id)).await
+    let job = app.known_job(&id).await?;
+    rerun(&app, job.build, Some(job.id)).await
 }
 
 async fn rerun(app: &App, build: BuildId, only: Option<JobId>) -> Result<Json<Value>, ApiError> {

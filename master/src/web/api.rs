@@ -49,9 +49,7 @@ pub(super) async fn build(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<BuildView>, ApiError> {
-    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
-    let build = app.ledger.store.build(id).await?;
-    let build = build.ok_or_else(|| ApiError::not_found(id))?;
+    let build = app.known_build(&id).await?;
     Ok(Json(app.build_view(build).await?))
 }
 
@@ -59,9 +57,7 @@ pub(super) async fn job(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
-    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let job = app.ledger.store.job(id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(id))?;
+    let job = app.known_job(&id).await?;
     Ok(Json(app.whole_job_view(job).await?))
 }
 

@@ -1,5 +1,7 @@
 //! Answers to requests that cannot be met: a status and one sentence.
 
+use super::App;
+use crate::model::{Build, BuildId, Job, JobId};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -35,6 +37,22 @@ impl ApiError {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the master could not answer; its log says why",
         )
+    }
+}
+
+impl App {
+    /// The build that a path names, or the answer that it is none.
+    pub(super) async fn known_build(&self, id: &str) -> Result<Build, ApiError> {
+        let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
+        let build = self.ledger.store.build(id).await?;
+        build.ok_or_else(|| ApiError::not_found(id))
+    }
+
+    /// The job that a path names, or the answer that it is none.
+    pub(super) async fn known_job(&self, id: &str) -> Result<Job, ApiError> {
+        let id: JobId = id.parse().map_err(ApiError::bad_request)?;
+        let job = self.ledger.store.job(id).await?;
+        job.ok_or_else(|| ApiError::not_found(id))
     }
 }
 

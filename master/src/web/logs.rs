@@ -45,7 +45,7 @@ pub(super) async fn raw(
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let id = known_job(&app, &id).await?;
+    let id = app.known_job(&id).await?.id;
     let range = headers
         .get("range")
         .map(|value| parse_range(value.as_bytes()));
@@ -144,7 +144,7 @@ pub(super) async fn stream(
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let id = known_job(&app, &id).await?;
+    let id = app.known_job(&id).await?.id;
     let last_event: Option<u64> = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok()?.parse().ok());
@@ -193,12 +193,6 @@ fn follow(logs: Logs, id: JobId, from: u64) -> impl Stream<Item = Result<Event, 
             }
         }
     })
-}
-
-async fn known_job(app: &App, id: &str) -> Result<JobId, ApiError> {
-    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let job = app.ledger.store.job(id).await?;
-    job.map(|job| job.id).ok_or_else(|| ApiError::not_found(id))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use super::App;
 use super::error::ApiError;
 use super::views::{BuildView, JobView};
-use crate::model::{BuildId, JobId};
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse, Response};
@@ -50,9 +49,7 @@ pub(super) async fn build(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Html<String>, ApiError> {
-    let id: BuildId = id.parse().map_err(ApiError::bad_request)?;
-    let build = app.ledger.store.build(id).await?;
-    let build = build.ok_or_else(|| ApiError::not_found(id))?;
+    let build = app.known_build(&id).await?;
     let build: BuildView = app.build_view(build).await?;
     render("build.html", context! { build, now => Timestamp::now() })
 }
@@ -61,9 +58,7 @@ pub(super) async fn job(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Html<String>, ApiError> {
-    let id: JobId = id.parse().map_err(ApiError::bad_request)?;
-    let job = app.ledger.store.job(id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(id))?;
+    let job = app.known_job(&id).await?;
     let build = app.ledger.store.build(job.build).await?;
     let title = build.map(|build| build.new.title).unwrap_or_default();
     let job: JobView = app.whole_job_view(job).await?;
