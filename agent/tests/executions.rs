@@ -25,7 +25,7 @@ fn the_agent_leaves_even_if_nobody_reads_what_it_says() {
     connection.read_output(0, 1);
     connection.wait_until_left_unread();
     let mut connection = guest.connect();
-    connection.stop("flood", 0);
+    connection.stop("flood", 5_000);
     connection.attach("flood", 0);
     assert_eq!(
         connection.finish("flood", 0).exit,

@@ -16,7 +16,8 @@ pub(crate) fn step_clock(time: Duration) -> Result<()> {
 }
 
 fn step_by_helper(time: Duration) -> Result<()> {
-    let time = format!("@{}.{:03}", time.as_secs(), time.subsec_millis());
+    // BusyBox's `date` takes no fractions of a second.
+    let time = format!("@{}", time.as_secs_f64().round());
     let output = Command::new("sudo")
         .args(["-n", "date", "-u", "-s", &time])
         .stdin(Stdio::null())
