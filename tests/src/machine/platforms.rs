@@ -65,7 +65,7 @@ impl Platforms {
     /// A guest whose kernel finds no program to start and halts.
     pub fn add_never_booting(&self, image: &str, name: &str) -> Result<()> {
         self.add_changed(image, name, |platform| {
-            platform.insert("boot_deadline_secs".to_owned(), 5.into());
+            platform.insert("boot_deadline_secs".to_owned(), 25.into());
             let kernel = platform.get_mut("kernel").and_then(Value::as_table_mut);
             if let Some(kernel) = kernel {
                 let cmdline = "console=ttyS0 panic=0 rdinit=/no-such-program init=/no-such-program";
