@@ -196,7 +196,7 @@ impl Driver {
         let guest = GuestSpec {
             os: platform.os,
             arch: platform.arch,
-            state_dir: state_dir(platform),
+            state_dir: platform.state_dir.clone(),
         };
         // Without a console marker nobody knows when the boot ends: its time counts to this wait.
         let has_booted = self.attempt.phase > Phase::Booting;
@@ -343,10 +343,6 @@ pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Endin
         // The scheduler is gone: the master stops, and the guest is left for its next start.
         Ok(None) | Err(_) => std::future::pending().await,
     }
-}
-
-pub(super) fn state_dir(platform: &Platform) -> String {
-    platform.state_dir.clone()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]

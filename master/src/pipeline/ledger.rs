@@ -176,17 +176,13 @@ impl Ledger {
     pub async fn put_off_preparation(&self, id: BuildId) -> Result<Option<Timestamp>, StoreError> {
         let now = Timestamp::now();
         let mut tx = self.store.write().await?;
-        let tries = builds::put_off(&mut tx, id, now).await?;
+        let tries = builds::count_failure(&mut tx, id).await?;
         if tries > i64::from(self.config.limits.infrastructure_retries) {
             tx.rollback().await?;
             return Ok(None);
         }
         let until = now + pause_before(tries);
-        sqlx::query("UPDATE builds SET not_before = ? WHERE id = ?")
-            .bind(until.as_millisecond())
-            .bind(id.0)
-            .execute(&mut *tx)
-            .await?;
+        builds::put_off(&mut tx, id, until).await?;
         tx.commit().await?;
         Ok(Some(until))
     }

@@ -3,7 +3,7 @@
 //! The connection may break at any time; the machine and the running step are untouched by that. A new connection
 //! follows the step from the byte where the log ends, so the log is the same as if nothing had happened.
 
-use super::drive::{Driver, asked_to_cancel, state_dir, store_error};
+use super::drive::{Driver, asked_to_cancel, store_error};
 use super::{collect, transcript};
 use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
 use crate::result::log::{LogError, LogWriter};
@@ -129,13 +129,13 @@ impl<'a> Work<'a> {
         let sha = self.tested_sha();
         let dir = self.work_dir();
         let changed = driver.build.changed_files.clone().unwrap_or_default();
-        let path = format!("{}/{CHANGED_FILES}", state_dir(&self.platform));
+        let path = format!("{}/{CHANGED_FILES}", self.platform.state_dir);
         if driver.job.plan.history {
             let mut bundle = sources
                 .bundle(repository, &sha, "vivarium")
                 .await
                 .map_err(|e| source(&e))?;
-            let there = format!("{}/source.bundle", state_dir(&self.platform));
+            let there = format!("{}/source.bundle", self.platform.state_dir);
             self.agent
                 .write(&there, &mut bundle, false)
                 .await
@@ -505,7 +505,7 @@ impl<'a> Work<'a> {
         set("JOB", &job.id.to_string());
         set(
             "CHANGED_FILES",
-            &format!("{}/{CHANGED_FILES}", state_dir(&self.platform)),
+            &format!("{}/{CHANGED_FILES}", self.platform.state_dir),
         );
         env.extend(step.env.clone());
         StepCommand {

@@ -176,19 +176,24 @@ pub async fn prepare_again(tx: &mut SqliteConnection, id: BuildId) -> Result<(),
     Ok(())
 }
 
-/// Puts a preparation that failed through our fault off; returns how often that has happened.
+/// Counts a preparation that failed through our fault; returns how often that has happened.
+pub async fn count_failure(tx: &mut SqliteConnection, id: BuildId) -> Result<i64, StoreError> {
+    let counted = "UPDATE builds SET tries = tries + 1 WHERE id = ? RETURNING tries";
+    Ok(sqlx::query_scalar(counted).bind(id.0).fetch_one(tx).await?)
+}
+
+/// Puts the preparation off.
 pub async fn put_off(
     tx: &mut SqliteConnection,
     id: BuildId,
     until: Timestamp,
-) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar(
-        "UPDATE builds SET tries = tries + 1, not_before = ? WHERE id = ? RETURNING tries",
-    )
-    .bind(millis(until))
-    .bind(id.0)
-    .fetch_one(tx)
-    .await?)
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE builds SET not_before = ? WHERE id = ?")
+        .bind(millis(until))
+        .bind(id.0)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// The unfinished builds of a pull request, oldest first.
