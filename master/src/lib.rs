@@ -9,6 +9,7 @@
 //! Data flows one way; what crosses between stages is a type of [`model`]. [`pipeline`] alone knows all the stages.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod event;
 pub mod model;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use vivarium::clock::Clock;
 use vivarium::config::GithubConfig;
 use vivarium::model::{BuildId, CommitStatus, StatusState};
 use vivarium::report::{GitHub, GitHubError, Pace, Reporter};
@@ -90,6 +91,7 @@ impl Outbox {
             Arc::new(self.github()),
             Arc::clone(&self.wake),
             self.pace.clone(),
+            Clock::system(),
         );
         let task = tokio::spawn(reporter.run(shutdown.clone()));
         self.running = Some((shutdown, task));

@@ -1,5 +1,6 @@
 //! `vivarium serve`: opens what the configuration names, joins the stages, serves until it is told to stop.
 
+use crate::clock::Clock;
 use crate::config::{Config, Platforms};
 use crate::event::webhook::{self, Webhooks};
 use crate::pipeline::intake::Intake;
@@ -10,6 +11,7 @@ use crate::placement::Capacity;
 use crate::report::{GitHub, Pace, Reporter};
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
+use crate::session::Ssh;
 use crate::source::{Sources, credentials_from_file};
 use crate::store::Store;
 use crate::vm::{Acceleration, Machines, VmConfig};
@@ -100,17 +102,24 @@ impl Master {
         let signals = Signals::default();
         let secrets = webhook::read_secrets(&config.github.webhook_secret_files)?;
         let webhooks = Webhooks::new(store.clone(), secrets, signals.deliveries.clone());
-        let sources = Sources::new(
+        let sources = Arc::new(Sources::new(
             data.join("mirrors"),
             credentials_from_file(config.github.token_file.clone()),
-        );
+        ));
         let platforms = Platforms::load(config.platforms_dir.clone());
         tracing::info!(
             ready = platforms.ready().len(),
             refused = platforms.refused().len(),
             "platforms"
         );
-        let ledger = Ledger::new(store.clone(), signals.clone(), config.clone(), public_url);
+        let clock = Clock::system();
+        let ledger = Ledger::new(
+            store.clone(),
+            signals.clone(),
+            config.clone(),
+            public_url,
+            clock.clone(),
+        );
         let intake = Intake {
             ledger: ledger.clone(),
             sources: sources.clone(),
@@ -125,6 +134,7 @@ impl Master {
                     github,
                     outbox,
                     Pace::default(),
+                    clock,
                 ))
             }
             None => None,
@@ -133,6 +143,7 @@ impl Master {
             config,
             platforms: platforms.clone(),
             machines,
+            transport: Arc::new(Ssh),
             sources,
             logs: logs.clone(),
             objects: objects.clone(),

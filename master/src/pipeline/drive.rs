@@ -17,8 +17,8 @@ use crate::model::{
 };
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
-use crate::session::{Agent, Endpoint, GuestSpec};
-use crate::source::Sources;
+use crate::session::{Agent, Endpoint, GuestSpec, Transport};
+use crate::source::Source;
 use crate::vm::{Accelerator, Machines, VmError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,8 @@ pub struct Machinery {
     pub config: Arc<Config>,
     pub platforms: Platforms,
     pub machines: Machines,
-    pub sources: Sources,
+    pub transport: Arc<dyn Transport>,
+    pub sources: Arc<dyn Source>,
     pub logs: Logs,
     pub objects: Objects,
 }
@@ -108,8 +109,9 @@ impl Driver {
         }
         let mut cancelled = self.cancelled.clone();
         let agent = tokio::select! {
-            agent = self.reach_agent(&platform) => agent?,
+            biased;
             ending = asked_to_cancel(&mut cancelled) => return Err(ending),
+            agent = self.reach_agent(&platform) => agent?,
         };
         Work::new(self, platform, log, agent).run().await
     }
@@ -205,8 +207,11 @@ impl Driver {
             false => platform.connect_deadline_secs + platform.boot_deadline_secs,
         };
         let deadline = self.scaled(secs);
+        let transport = &*self.machinery.transport;
         tokio::select! {
-            connected = timeout(deadline, Agent::connect(&endpoint, &guest)) => match connected {
+            biased;
+            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} ended before it could be used: {why}", platform.name))),
+            connected = timeout(deadline, Agent::connect_by(transport, &endpoint, &guest)) => match connected {
                 Ok(Ok(agent)) => Ok(agent),
                 Ok(Err(error)) => Err(Ending::new(Reason::ConnectDeadline, format!("Cannot work on {}: {error}", platform.name))),
                 Err(_) => Err(Ending::new(
@@ -214,7 +219,6 @@ impl Driver {
                     format!("{} did not answer by SSH in {} s", platform.name, deadline.as_secs()),
                 )),
             },
-            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} ended before it could be used: {why}", platform.name))),
         }
     }
 

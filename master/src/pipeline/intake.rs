@@ -7,10 +7,9 @@ use crate::config::{Config, OnNewCommit, RepositoryConfig};
 use crate::event::interpret::{Interpreted, interpret};
 use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Reason, Trigger};
 use crate::report::wording;
-use crate::source::Sources;
+use crate::source::Source;
 use crate::store::builds::Inserted;
 use anyhow::{Context, bail};
-use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ const BATCH: i64 = 50;
 #[derive(Debug, Clone)]
 pub struct Intake {
     pub ledger: Ledger,
-    pub sources: Sources,
+    pub sources: Arc<dyn Source>,
     pub config: Arc<Config>,
 }
 
@@ -34,6 +33,7 @@ impl Intake {
             match self.look_at_deliveries().await {
                 Ok(0) => {
                     tokio::select! {
+                        biased;
                         () = wake.notified() => {}
                         () = tokio::time::sleep(LOOK_INTERVAL) => {}
                     }
@@ -54,7 +54,7 @@ impl Intake {
         let stored = self
             .ledger
             .store
-            .next_deliveries(Timestamp::now(), BATCH)
+            .next_deliveries(self.ledger.clock.now(), BATCH)
             .await?;
         for delivery in &stored {
             match self.act_on(&delivery.event, &delivery.body).await {
@@ -80,7 +80,7 @@ impl Intake {
                     );
                     self.ledger
                         .store
-                        .fail_delivery(delivery.id, &why, Timestamp::now())
+                        .fail_delivery(delivery.id, &why, self.ledger.clock.now())
                         .await?;
                 }
             }

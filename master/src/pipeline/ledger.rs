@@ -4,6 +4,7 @@
 //! Nothing here talks to libvirt, a guest or GitHub.
 
 use super::signals::Signals;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::{
     Attempt, AttemptId, Build, BuildId, BuildState, Conclusion, Ending, Job, JobId, JobState,
@@ -29,6 +30,7 @@ pub struct Ledger {
     signals: Signals,
     config: Arc<Config>,
     public_url: Url,
+    pub clock: Clock,
 }
 
 /// What became of a job with its attempt's ending.
@@ -47,12 +49,19 @@ pub enum OlderBuilds {
 }
 
 impl Ledger {
-    pub fn new(store: Store, signals: Signals, config: Arc<Config>, public_url: Url) -> Ledger {
+    pub fn new(
+        store: Store,
+        signals: Signals,
+        config: Arc<Config>,
+        public_url: Url,
+        clock: Clock,
+    ) -> Ledger {
         Ledger {
             store,
             signals,
             config,
             public_url,
+            clock,
         }
     }
 
@@ -62,7 +71,7 @@ impl Ledger {
         new: &NewBuild,
         older: OlderBuilds,
     ) -> Result<Inserted, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let inserted = builds::insert(&mut tx, new, now).await?;
         match (inserted, new.pull_request) {
@@ -117,7 +126,7 @@ impl Ledger {
         new: &NewBuild,
         branch: &str,
     ) -> Result<Inserted, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let inserted = builds::insert(&mut tx, new, now).await?;
         branches::advance(&mut tx, &new.repository, branch, &new.head_sha).await?;
@@ -147,7 +156,7 @@ impl Ledger {
         found: &Prepared,
         new_jobs: &[NewJob],
     ) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         if builds::prepared(&mut tx, build.id, found).await? {
             let priority = Priority::of(build.new.trigger);
@@ -163,7 +172,7 @@ impl Ledger {
 
     /// Ends a build that has no jobs to end it.
     pub async fn end_build(&self, id: BuildId, ending: &Ending) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         builds::finish(&mut tx, id, ending, now).await?;
         self.write_statuses(&mut tx, id, now).await?;
@@ -174,7 +183,7 @@ impl Ledger {
 
     /// Puts a preparation off that failed through our fault; `None` when it failed too often.
     pub async fn put_off_preparation(&self, id: BuildId) -> Result<Option<Timestamp>, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let tries = builds::count_failure(&mut tx, id).await?;
         if tries > i64::from(self.config.limits.infrastructure_retries) {
@@ -189,7 +198,7 @@ impl Ledger {
 
     /// Gives a queued job a slot. `None` when it is not queued any more.
     pub async fn place(&self, job: JobId) -> Result<Option<Attempt>, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let Some(mut row) = jobs::get(&mut tx, job).await? else {
             return Ok(None);
@@ -213,7 +222,7 @@ impl Ledger {
 
     /// Moves an attempt on, before its outcome is known.
     pub async fn enter_phase(&self, attempt: &Attempt, phase: Phase) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         attempts::move_to(&mut tx, attempt.id, phase, None, None, now).await?;
         if let Some(job) = jobs::get(&mut tx, attempt.job).await? {
@@ -231,7 +240,7 @@ impl Ledger {
         ending: &Ending,
         console_tail: Option<&str>,
     ) -> Result<JobOutcome, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         attempts::move_to(
             &mut tx,
@@ -279,7 +288,7 @@ impl Ledger {
     /// The attempt's machine is gone and its files are removed.
     pub async fn end_attempt(&self, id: AttemptId) -> Result<(), StoreError> {
         let mut tx = self.store.write().await?;
-        attempts::move_to(&mut tx, id, Phase::Ended, None, None, Timestamp::now()).await?;
+        attempts::move_to(&mut tx, id, Phase::Ended, None, None, self.clock.now()).await?;
         tx.commit().await?;
         self.signals.state_changed();
         Ok(())
@@ -287,7 +296,7 @@ impl Ledger {
 
     /// Ends a queued job that cannot run.
     pub async fn refuse(&self, job: JobId, ending: &Ending) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         self.finish_queued(&mut tx, job, ending, now).await?;
         tx.commit().await?;
@@ -297,7 +306,7 @@ impl Ledger {
 
     /// Cancels a build: queued jobs end at once, running ones as soon as their driver hears of it.
     pub async fn cancel_build(&self, id: BuildId, ending: &Ending) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         self.cancel_in(&mut tx, id, ending, now).await?;
         tx.commit().await?;
@@ -312,7 +321,7 @@ impl Ledger {
         number: i64,
         ending: &Ending,
     ) -> Result<usize, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let unfinished = builds::unfinished_of_pull_request(&mut tx, repository, number).await?;
         for build in &unfinished {
@@ -325,7 +334,7 @@ impl Ledger {
 
     /// Cancels one job.
     pub async fn cancel_job(&self, id: JobId, ending: &Ending) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         jobs::ask_to_cancel(&mut tx, id, ending).await?;
         self.finish_queued(&mut tx, id, ending, now).await?;
@@ -336,7 +345,7 @@ impl Ledger {
 
     /// Queues finished jobs again; those that still wait or run are left alone. Says how many were taken up.
     pub async fn rerun(&self, build: BuildId, only: Option<JobId>) -> Result<usize, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let all = jobs::of_build(&mut tx, build).await?;
         let mut taken_up = 0;

@@ -5,10 +5,9 @@ use crate::config::{
     Config, Platforms, REPOSITORY_FILE, RepositoryConfig, RepositoryFile, resolve_jobs,
 };
 use crate::model::{Build, Ending, NewJob, Reason, Trigger};
-use crate::source::{Merge, SourceError, Sources};
+use crate::source::{Merge, Source, SourceError};
 use crate::store::builds::Prepared;
 use futures::StreamExt;
-use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ const CONFLICTS_NAMED: usize = 10;
 #[derive(Debug, Clone)]
 pub(super) struct Preparer {
     pub ledger: Ledger,
-    pub sources: Sources,
+    pub sources: Arc<dyn Source>,
     pub platforms: Platforms,
     pub config: Arc<Config>,
 }
@@ -31,7 +30,12 @@ pub(super) struct Preparer {
 impl Preparer {
     pub(super) async fn run(self, wake: Arc<tokio::sync::Notify>) {
         loop {
-            let due = match self.ledger.store.builds_to_prepare(Timestamp::now()).await {
+            let due = match self
+                .ledger
+                .store
+                .builds_to_prepare(self.ledger.clock.now())
+                .await
+            {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::error!(%error, "builds cannot be read; trying again");
@@ -40,6 +44,7 @@ impl Preparer {
             };
             if due.is_empty() {
                 tokio::select! {
+                    biased;
                     () = wake.notified() => {}
                     () = tokio::time::sleep(LOOK_INTERVAL) => {}
                 }

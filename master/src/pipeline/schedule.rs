@@ -8,12 +8,12 @@ use crate::model::{Attempt, AttemptId, Ending, Job, JobState, Reason};
 use crate::placement::{Capacity, Placement, Size, place};
 use crate::queue::{Waiting, order};
 use anyhow::Context;
-use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How often the queue is looked at without a wake-up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -71,9 +71,10 @@ impl Scheduler {
                 }
             }
             tokio::select! {
+                biased;
+                Some(ended) = self.drivers.join_next() => self.forget(ended),
                 () = wake.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
-                Some(ended) = self.drivers.join_next() => self.forget(ended),
             }
         }
     }
@@ -119,7 +120,7 @@ impl Scheduler {
         if queued.is_empty() {
             return Ok(());
         }
-        let now = Timestamp::now();
+        let now = self.ledger.clock.now();
         let mut sizes = BTreeMap::new();
         for platform in self.machinery.platforms.ready() {
             let size = Size {

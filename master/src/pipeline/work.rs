@@ -5,6 +5,7 @@
 
 use super::drive::{Driver, asked_to_cancel, store_error};
 use super::{collect, transcript};
+use crate::clock::Clock;
 use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
 use crate::result::log::{LogError, LogWriter};
 use crate::session::{Agent, FollowEvent, Following, SessionError};
@@ -81,8 +82,9 @@ impl<'a> Work<'a> {
             self.driver.enter(Phase::SendingSource).await?;
             let mut cancelled = self.driver.cancelled.clone();
             tokio::select! {
-                sent = self.send_source() => sent?,
+                biased;
                 ending = asked_to_cancel(&mut cancelled) => return Err(ending),
+                sent = self.send_source() => sent?,
             }
         }
         self.driver.enter(Phase::Running).await?;
@@ -246,7 +248,8 @@ impl<'a> Work<'a> {
             .iter()
             .find(|(phase, _)| *phase == Phase::Running)
             .map(|(_, at)| *at);
-        deadline(began.unwrap_or_else(Timestamp::now), secs)
+        let clock = &self.driver.ledger.clock;
+        deadline(clock, began.unwrap_or_else(|| clock.now()), secs)
     }
 
     async fn run_step(
@@ -263,7 +266,7 @@ impl<'a> Work<'a> {
             None => {
                 // The row first: a master that is started anew finds where the output begins.
                 let offset = self.log.len() + header.len() as u64;
-                let now = Timestamp::now();
+                let now = self.driver.ledger.clock.now();
                 self.driver
                     .ledger
                     .store
@@ -287,7 +290,7 @@ impl<'a> Work<'a> {
         }
         let execution = Execution(format!("{}-{number}", self.driver.attempt.id));
         let limits = StepLimits {
-            step: deadline(started_at, step.timeout_secs),
+            step: deadline(&self.driver.ledger.clock, started_at, step.timeout_secs),
             job: job_deadline,
             silence: Duration::from_secs(self.driver.job.plan.timeouts.no_output_secs),
         };
@@ -320,7 +323,7 @@ impl<'a> Work<'a> {
                             self.driver.attempt.id,
                             number as i64,
                             exit,
-                            Timestamp::now(),
+                            self.driver.ledger.clock.now(),
                         )
                         .await
                         .map_err(store_error)?;
@@ -375,8 +378,21 @@ impl<'a> Work<'a> {
         let gone = self.driver.machine_gone(&self.platform);
         tokio::pin!(gone);
         loop {
-            let (next_deadline, overdue) = limits.next(step, heard, stopped);
+            let (limit, overdue) = limits.hard(step, stopped);
+            let (silent, fell_silent) = limits.silent(step, heard);
             tokio::select! {
+                // A wish and a limit go before any amount of output; output that is here goes before the lack of it.
+                biased;
+                ending = asked_to_cancel(&mut cancelled), if stopped.is_none() => {
+                    self.stop(execution, ending, stopped).await?;
+                }
+                () = tokio::time::sleep_until(limit) => {
+                    if let Some((ending, _)) = stopped {
+                        // It does not even die: the machine will.
+                        return Err(ending.clone().into());
+                    }
+                    self.stop(execution, overdue, stopped).await?;
+                }
                 event = following.next() => match event {
                     Ok(FollowEvent::Output { bytes, .. }) => {
                         heard = Instant::now();
@@ -388,15 +404,8 @@ impl<'a> Work<'a> {
                 why = &mut gone => {
                     return Err(Ending::new(Reason::GuestDied, format!("The VM died during step `{}`: {why}", step.name)).into());
                 }
-                ending = asked_to_cancel(&mut cancelled), if stopped.is_none() => {
-                    self.stop(execution, ending, stopped).await?;
-                }
-                () = tokio::time::sleep_until(next_deadline) => {
-                    if let Some((ending, _)) = stopped {
-                        // It does not even die: the machine will.
-                        return Err(ending.clone().into());
-                    }
-                    self.stop(execution, overdue, stopped).await?;
+                () = tokio::time::sleep_until(silent), if stopped.is_none() => {
+                    self.stop(execution, fell_silent, stopped).await?;
                 }
                 () = tokio::time::sleep_until(synced_at + SYNC_INTERVAL), if self.log.len() > synced => {
                     synced_at = Instant::now() - SYNC_INTERVAL;
@@ -466,11 +475,12 @@ impl<'a> Work<'a> {
         };
         let mut cancelled = self.driver.cancelled.clone();
         self.agent = tokio::select! {
+            biased;
+            ending = asked_to_cancel(&mut cancelled) => return Err(ending),
             agent = self.driver.connect(&platform, &host, port) => agent.map_err(|ending| match ending.reason {
                 Reason::ConnectDeadline => Ending::new(Reason::AgentLost, format!("The connection was lost ({why}) and did not come back: {}", ending.message)),
                 _ => ending,
             })?,
-            ending = asked_to_cancel(&mut cancelled) => return Err(ending),
         };
         Ok(())
     }
@@ -542,25 +552,12 @@ struct StepLimits {
 }
 
 impl StepLimits {
-    /// The next deadline, and what it means when it passes.
-    fn next(
-        &self,
-        step: &Step,
-        heard: Instant,
-        stopped: &Option<(Ending, Instant)>,
-    ) -> (Instant, Ending) {
+    /// The next deadline that output does not put off, and what it means when it passes.
+    fn hard(&self, step: &Step, stopped: &Option<(Ending, Instant)>) -> (Instant, Ending) {
         if let Some((ending, until)) = stopped {
             return (*until, ending.clone());
         }
-        let silent = heard + self.silence;
-        if silent <= self.step && silent <= self.job {
-            let message = format!(
-                "Step `{}` printed nothing for {} s",
-                step.name,
-                self.silence.as_secs()
-            );
-            (silent, Ending::new(Reason::NoOutputTimeout, message))
-        } else if self.step <= self.job {
+        if self.step <= self.job {
             let message = format!(
                 "Step `{}` ran longer than its {} s",
                 step.name, step.timeout_secs
@@ -571,11 +568,22 @@ impl StepLimits {
             (self.job, Ending::new(Reason::JobTimeout, message))
         }
     }
+
+    /// When the step has been silent for too long, and what that means.
+    fn silent(&self, step: &Step, heard: Instant) -> (Instant, Ending) {
+        let message = format!(
+            "Step `{}` printed nothing for {} s",
+            step.name,
+            self.silence.as_secs()
+        );
+        let ending = Ending::new(Reason::NoOutputTimeout, message);
+        (heard + self.silence, ending)
+    }
 }
 
 /// A moment some seconds after a time of the wall clock.
-fn deadline(began: Timestamp, secs: u64) -> Instant {
-    let elapsed = Timestamp::now().duration_since(began);
+fn deadline(clock: &Clock, began: Timestamp, secs: u64) -> Instant {
+    let elapsed = clock.now().duration_since(began);
     let elapsed = Duration::try_from(elapsed).unwrap_or_default();
     Instant::now() + Duration::from_secs(secs).saturating_sub(elapsed)
 }

@@ -12,11 +12,12 @@
 //! pauses everything, and one request goes first when the pause is over.
 
 use super::answer::Verdict;
+use crate::clock::Clock;
 use crate::model::CommitStatus;
 use crate::store::{StatusId, StatusRow, Store, StoreError};
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -43,7 +44,7 @@ pub trait StatusSink: Send + Sync + std::fmt::Debug {
 pub struct Pace {
     /// Requests at the same time, each for another row.
     pub concurrency: usize,
-    /// After a failure; doubled with each one up to the longest, less a random part.
+    /// After a failure; doubled with each one up to the longest, less a part that differs.
     pub first_retry: Duration,
     pub longest_retry: Duration,
     /// After "too much" without a hint for how long; doubled likewise.
@@ -79,6 +80,7 @@ pub struct Reporter {
     sink: Arc<dyn StatusSink>,
     wake: Arc<Notify>,
     pace: Pace,
+    clock: Clock,
     in_flight: HashMap<Id, StatusId>,
     /// How often GitHub did not know the commit, in a row.
     unknown_commit: HashMap<StatusId, u32>,
@@ -111,12 +113,19 @@ enum Record {
 
 impl Reporter {
     /// `wake` is notified after a change was committed; the reporter finds it in the store.
-    pub fn new(store: Store, sink: Arc<dyn StatusSink>, wake: Arc<Notify>, pace: Pace) -> Reporter {
+    pub fn new(
+        store: Store,
+        sink: Arc<dyn StatusSink>,
+        wake: Arc<Notify>,
+        pace: Pace,
+        clock: Clock,
+    ) -> Reporter {
         Reporter {
             store,
             sink,
             wake,
             pace,
+            clock,
             in_flight: HashMap::new(),
             unknown_commit: HashMap::new(),
             paused_until: None,
@@ -137,6 +146,7 @@ impl Reporter {
             };
             let wake = Arc::clone(&self.wake);
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 Some(ended) = requests.join_next_with_id() => self.ended(ended),
                 () = wake.notified() => {}
@@ -170,7 +180,7 @@ impl Reporter {
         if room == 0 {
             return Ok(self.pace.look);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let busy: HashSet<_> = self.in_flight.values().copied().collect();
         let limit = i64::try_from(room.saturating_add(busy.len())).unwrap_or(i64::MAX);
         let due = self.store.due_statuses(now, limit).await?;
@@ -179,6 +189,7 @@ impl Reporter {
                 self.store.clone(),
                 Arc::clone(&self.sink),
                 self.pace.clone(),
+                self.clock.clone(),
                 id,
                 self.unknown_commit.get(&id).copied().unwrap_or(0),
                 self.pauses,
@@ -250,6 +261,7 @@ async fn send(
     store: Store,
     sink: Arc<dyn StatusSink>,
     pace: Pace,
+    clock: Clock,
     id: StatusId,
     unknown_commit: u32,
     pauses: u32,
@@ -269,7 +281,7 @@ async fn send(
     let tries = u32::try_from(row.tries).unwrap_or(u32::MAX);
     let step = decide(&verdict, tries, unknown_commit, pauses, &pace);
     log(&row, &step, &verdict);
-    let now = Timestamp::now();
+    let now = clock.now();
     match &step.record {
         Record::Sent => {
             store
@@ -278,7 +290,7 @@ async fn send(
         }
         Record::Retry { after, why } => {
             // Not all at once when what failed is there again.
-            let after = after.mul_f64(rand::random_range(0.75..=1.0));
+            let after = after.mul_f64(spread(id, tries));
             let at = now.saturating_add(after).unwrap_or(now);
             store.retry_status_at(id, at, why).await?;
         }
@@ -321,6 +333,13 @@ fn decide(verdict: &Verdict, tries: u32, unknown_commit: u32, pauses: u32, pace:
         Verdict::Refused { why } => (Record::Refused { why: why.clone() }, None),
     };
     Step { record, pause }
+}
+
+/// How much of a pause a row waits: another part for each row and each try.
+fn spread(id: StatusId, tries: u32) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (id, tries).hash(&mut hasher);
+    0.75 + 0.25 * (hasher.finish() % 1000) as f64 / 1000.0
 }
 
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {

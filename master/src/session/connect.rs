@@ -1,8 +1,9 @@
 //! From an address to a greeted agent: tries, pauses between them, and the guest's clock.
 
-use super::keys::Keys;
+use super::channel::Ssh;
 use super::link::Link;
-use super::{ANSWER, Agent, Endpoint, GuestSpec, SessionError, push, ssh};
+use super::transport::{Failed, Transport};
+use super::{ANSWER, Agent, Endpoint, GuestSpec, SessionError};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -22,7 +23,16 @@ impl Agent {
     /// Waits as long as the caller lets it while nobody answers (refused, reset, closed early, silent), one connection
     /// at a time. Drop the future to give up, or see [`Agent::connect_within`]. Errors are those that waiting does not mend.
     pub async fn connect(endpoint: &Endpoint, guest: &GuestSpec) -> Result<Agent, SessionError> {
-        Self::connect_telling(endpoint, guest, &mut String::new()).await
+        Self::connect_by(&Ssh, endpoint, guest).await
+    }
+
+    /// The same by another transport.
+    pub async fn connect_by(
+        transport: &dyn Transport,
+        endpoint: &Endpoint,
+        guest: &GuestSpec,
+    ) -> Result<Agent, SessionError> {
+        Self::connect_telling(transport, endpoint, guest, &mut String::new()).await
     }
 
     /// The same with a deadline, after which [`SessionError::Unreachable`] tells how the last try went.
@@ -32,7 +42,8 @@ impl Agent {
         patience: Duration,
     ) -> Result<Agent, SessionError> {
         let mut last = String::new();
-        match timeout(patience, Self::connect_telling(endpoint, guest, &mut last)).await {
+        let connected = Self::connect_telling(&Ssh, endpoint, guest, &mut last);
+        match timeout(patience, connected).await {
             Ok(result) => result,
             Err(_) => {
                 let last = if last.is_empty() {
@@ -50,18 +61,17 @@ impl Agent {
     }
 
     async fn connect_telling(
+        transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,
         last: &mut String,
     ) -> Result<Agent, SessionError> {
-        let program = push::Program::find(&endpoint.name, guest)?;
-        let keys = Keys::read(endpoint).await?;
         let mut pause = FIRST_PAUSE;
         loop {
-            match Self::try_once(endpoint, guest, &keys, program).await {
+            match Self::try_once(transport, endpoint, guest).await {
                 Ok(agent) => return Ok(agent),
-                Err(ssh::Failed::ForGood(error)) => return Err(error),
-                Err(ssh::Failed::NotYet(why)) => {
+                Err(Failed::ForGood(error)) => return Err(error),
+                Err(Failed::NotYet(why)) => {
                     tracing::debug!(vm = endpoint.name, why, "no session yet");
                     *last = why;
                 }
@@ -72,25 +82,14 @@ impl Agent {
     }
 
     async fn try_once(
+        transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,
-        keys: &Keys,
-        program: push::Program,
-    ) -> Result<Agent, ssh::Failed> {
-        let connection = ssh::open(endpoint, keys).await?;
-        let greeted = match push::start_agent(&connection, program, &guest.state_dir).await {
-            Ok(greeted) => greeted,
-            Err(push::Failed::Lost(why)) => return Err(ssh::Failed::NotYet(why)),
-            Err(push::Failed::Agent(why)) => {
-                return Err(ssh::Failed::ForGood(SessionError::Agent {
-                    name: endpoint.name.clone(),
-                    why,
-                }));
-            }
-        };
-        let hello = greeted.hello.clone();
+    ) -> Result<Agent, Failed> {
+        let opened = transport.open(endpoint, guest).await?;
+        let hello = opened.hello.clone();
         let agent = Agent {
-            link: Link::start(&endpoint.name, connection, greeted),
+            link: Link::start(&endpoint.name, opened),
             hello,
             follow_turn: Arc::default(),
             upload_turn: Arc::default(),
@@ -99,7 +98,7 @@ impl Agent {
         agent
             .set_clock()
             .await
-            .map_err(|error| ssh::Failed::NotYet(error.to_string()))?;
+            .map_err(|error| Failed::NotYet(error.to_string()))?;
         tracing::debug!(
             vm = endpoint.name,
             pid = agent.hello.pid,

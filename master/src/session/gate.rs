@@ -38,7 +38,7 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
 }
 

@@ -1,23 +1,19 @@
 //! The frames of one connection: a reader, a writer and a heartbeat around the [`Router`].
 //!
 //! ```text
-//!   Agent's methods ──frames, bounded──> writer ──> SSH channel ──> agent
+//!   Agent's methods ──frames, bounded──> writer ──> transport ──> agent
 //!                                          ^ ping
 //!                                      heartbeat <── signs of life ─┐
-//!   requests, Following, Collection <── Router <── reader <── SSH channel
+//!   requests, Following, Collection <── Router <── reader <── transport
 //! ```
 //!
 //! The reader never waits for a consumer (the [gate](super::gate) holds the socket instead), so an answer is at most
 //! behind the output that our own consumers have not read yet, and a request is behind no output at all.
 
 use super::SessionError;
-use super::error::one_line;
 use super::gate::Gate;
-use super::push::Greeted;
 use super::route::Router;
-use super::ssh::{Connection, Farewell};
-use russh::client::Msg;
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use super::transport::{Connection, FromGuest, Opened, ToGuest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,12 +33,10 @@ const MISSED_WHILE_RECEIVING: u32 = 24;
 const OUTGOING: usize = 8;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// How much of the agent's stderr is kept, for the sentence about its end.
-const MAX_STDERR: usize = 4096;
 
 /// A live connection. Dropped, it is closed.
 pub(super) struct Link {
-    connection: Connection,
+    connection: Box<dyn Connection>,
     outgoing: mpsc::Sender<Vec<u8>>,
     pub(super) router: Arc<Router>,
     life: Life,
@@ -62,31 +56,28 @@ impl Place<'_> {
 type Life = Arc<AtomicBool>;
 
 impl Link {
-    pub(super) fn start(name: &str, connection: Connection, greeted: Greeted) -> Self {
-        let (reader, writer) = greeted.channel.split();
-        let router = Arc::new(Router::new(name, Arc::clone(&connection.gate)));
+    pub(super) fn start(name: &str, opened: Opened) -> Self {
+        let gate = opened.gate;
+        let router = Arc::new(Router::new(name, Arc::clone(&gate)));
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let life = Life::default();
         let mut tasks = JoinSet::new();
         let incoming = Incoming {
-            reader,
-            decoder: greeted.decoder,
+            from_guest: opened.incoming,
+            decoder: opened.decoder,
             router: Arc::clone(&router),
-            farewell: connection.farewell.clone(),
             life: Arc::clone(&life),
-            stderr: Vec::new(),
-            exit: None,
         };
         tasks.spawn(incoming.run());
-        tasks.spawn(write(writer, frames));
+        tasks.spawn(write(opened.outgoing, frames));
         tasks.spawn(beat(
             outgoing.clone(),
             Arc::clone(&router),
-            Arc::clone(&connection.gate),
+            gate,
             Arc::clone(&life),
         ));
         Self {
-            connection,
+            connection: opened.connection,
             outgoing,
             router,
             life,
@@ -147,13 +138,10 @@ impl Drop for Link {
 
 /// The reader's side.
 struct Incoming {
-    reader: ChannelReadHalf,
+    from_guest: Box<dyn FromGuest>,
     decoder: Decoder,
     router: Arc<Router>,
-    farewell: Farewell,
     life: Life,
-    stderr: Vec<u8>,
-    exit: Option<String>,
 }
 
 impl Incoming {
@@ -176,43 +164,20 @@ impl Incoming {
                     Err(error) => return Ending::Protocol(error.to_string()),
                 }
             }
-            match self.reader.wait().await {
-                Some(ChannelMsg::Data { data }) => {
+            match self.from_guest.next().await {
+                Ok(data) => {
                     self.life.store(true, Ordering::Relaxed);
                     self.decoder.push(&data);
                 }
-                Some(ChannelMsg::ExtendedData { data, .. }) => {
-                    let room = MAX_STDERR.saturating_sub(self.stderr.len());
-                    self.stderr.extend(data.iter().take(room));
-                }
-                Some(ChannelMsg::ExitStatus { exit_status }) => {
-                    self.exit = Some(format!("with status {exit_status}"))
-                }
-                Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                    self.exit = Some(format!("by signal {signal_name:?}"))
-                }
-                Some(ChannelMsg::Close) | None => return Ending::Lost(self.reason()),
-                Some(_) => {}
+                Err(why) => return Ending::Lost(why),
             }
         }
     }
-
-    fn reason(&self) -> String {
-        let mut reason = match (&self.exit, self.farewell.reason()) {
-            (Some(exit), _) => format!("the agent ended {exit}"),
-            (None, Some(farewell)) => farewell,
-            (None, None) => "the connection was closed by the guest".to_owned(),
-        };
-        if !self.stderr.is_empty() {
-            reason.push_str(&format!(", and said {:?}", one_line(&self.stderr)));
-        }
-        reason
-    }
 }
 
-async fn write(writer: ChannelWriteHalf<Msg>, mut frames: mpsc::Receiver<Vec<u8>>) {
+async fn write(mut to_guest: Box<dyn ToGuest>, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
-        if writer.data_bytes(frame).await.is_err() {
+        if !to_guest.send(frame).await {
             // The reader tells why.
             return;
         }

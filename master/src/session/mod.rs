@@ -28,6 +28,7 @@
     )
 )]
 
+mod channel;
 mod collect;
 mod connect;
 mod error;
@@ -39,11 +40,14 @@ mod push;
 mod route;
 mod ssh;
 mod transfer;
+mod transport;
 
+pub use channel::Ssh;
 pub use collect::{Collection, IncomingFile};
 pub use error::SessionError;
 pub use follow::{FollowEvent, Following};
 pub use push::available_agents;
+pub use transport::{Failed, Opened, Transport};
 
 use crate::model::{Architecture, OsFamily};
 use link::Link;

@@ -8,6 +8,7 @@
 
 use super::gate::{Gate, GatedStream};
 use super::keys::{Keys, describe};
+use super::transport::Failed;
 use super::{Endpoint, SessionError};
 use russh::client::{self, AuthResult, DisconnectReason, Handle, Msg};
 use russh::keys::ssh_key::PublicKey;
@@ -59,14 +60,6 @@ const EXCHANGES: &[kex::Name] = &[
     kex::EXTENSION_SUPPORT_AS_CLIENT,
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
 ];
-
-/// Why a try failed, and whether the next one may do better.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// Nobody there yet: refused, reset, closed early, silent.
-    NotYet(String),
-    ForGood(SessionError),
-}
 
 fn config(keys: &Keys) -> client::Config {
     client::Config {
@@ -345,7 +338,7 @@ impl Connection {
     }
 
     /// Says goodbye, so that the guest's sshd does not wonder.
-    pub(super) async fn disconnect(&self) {
+    pub(super) async fn say_goodbye(&self) {
         let said = self
             .handle
             .disconnect(russh::Disconnect::ByApplication, "done", "en")

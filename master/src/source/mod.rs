@@ -22,6 +22,7 @@ mod merge;
 mod mirror;
 mod names;
 mod process;
+mod stage;
 mod stream;
 mod tree;
 
@@ -29,6 +30,7 @@ pub use credentials::{Credentials, credentials_from_file};
 pub use error::SourceError;
 pub use history::CommitInfo;
 pub use merge::Merge;
+pub use stage::{Source, SourceStream};
 pub use stream::Archive;
 
 use crate::config::RepositoryConfig;

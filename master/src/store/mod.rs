@@ -94,7 +94,12 @@ impl Store {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(open)?;
-        Ok(Store { writer, reader })
+        Ok(Store::over(writer, reader))
+    }
+
+    /// Over connections to a database of this version's form.
+    pub(crate) fn over(writer: SqlitePool, reader: SqlitePool) -> Store {
+        Store { writer, reader }
     }
 
     /// Begins a transaction that writes. The statements in it are functions of this folder's modules.

@@ -39,7 +39,7 @@ pub enum VmError {
 }
 
 impl VmError {
-    pub(super) fn host(what: impl Into<String>, why: impl fmt::Display) -> VmError {
+    pub(crate) fn host(what: impl Into<String>, why: impl fmt::Display) -> VmError {
         VmError::Host {
             what: what.into(),
             why: why.to_string(),

@@ -7,46 +7,46 @@ use std::path::PathBuf;
 
 /// A machine to be made: all paths are absolute and its own, but for the images below the overlay.
 #[derive(Debug, Clone)]
-pub(super) struct MachineSpec {
-    pub(super) attempt: AttemptId,
-    pub(super) arch: Architecture,
-    pub(super) machine: String,
-    pub(super) memory_mib: u64,
-    pub(super) vcpus: u32,
-    pub(super) kernel: Option<KernelSpec>,
-    pub(super) disk: Option<OverlaySpec>,
-    pub(super) network: Network,
+pub(crate) struct MachineSpec {
+    pub(crate) attempt: AttemptId,
+    pub(crate) arch: Architecture,
+    pub(crate) machine: String,
+    pub(crate) memory_mib: u64,
+    pub(crate) vcpus: u32,
+    pub(crate) kernel: Option<KernelSpec>,
+    pub(crate) disk: Option<OverlaySpec>,
+    pub(crate) network: Network,
     /// An empty file that takes the serial console's output.
-    pub(super) console: PathBuf,
+    pub(crate) console: PathBuf,
     /// Loopback port of the host that leads to `guest_port`.
-    pub(super) ssh_port: u16,
-    pub(super) guest_port: u16,
+    pub(crate) ssh_port: u16,
+    pub(crate) guest_port: u16,
 }
 
 /// A throw-away qcow2 and what it stands on.
 #[derive(Debug, Clone)]
-pub(super) struct OverlaySpec {
-    pub(super) path: PathBuf,
+pub(crate) struct OverlaySpec {
+    pub(crate) path: PathBuf,
     /// The golden image first, then the images below it.
-    pub(super) backing: Vec<BackingImage>,
+    pub(crate) backing: Vec<BackingImage>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BackingImage {
-    pub(super) path: PathBuf,
-    pub(super) format: DiskFormat,
+pub(crate) struct BackingImage {
+    pub(crate) path: PathBuf,
+    pub(crate) format: DiskFormat,
 }
 
 /// A machine of ours as the hypervisor sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) attempt: AttemptId,
-    pub(super) ssh_port: u16,
-    pub(super) life: Life,
+pub(crate) struct Seen {
+    pub(crate) attempt: AttemptId,
+    pub(crate) ssh_port: u16,
+    pub(crate) life: Life,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Life {
+pub(crate) enum Life {
     Running,
     /// It has ended, and the hypervisor is clearing up after it.
     Ending,
@@ -55,7 +55,7 @@ pub(super) enum Life {
 }
 
 #[derive(Debug)]
-pub(super) enum CreateError {
+pub(crate) enum CreateError {
     /// Somebody else has the loopback port: another port may do.
     PortTaken(VmError),
     Other(VmError),
@@ -70,7 +70,7 @@ pub struct HostCapacity {
 
 /// Runs machines that bear this installation's mark, and never touches others.
 /// Every method ends within a bounded time.
-pub(super) trait Hypervisor: std::fmt::Debug + Send + Sync {
+pub(crate) trait Hypervisor: std::fmt::Debug + Send + Sync {
     fn accelerator(&self) -> Accelerator;
     fn accelerator_why(&self) -> &str;
     /// Makes the machine and starts it.

@@ -13,7 +13,7 @@ mod accelerator;
 mod console;
 mod error;
 mod folder;
-mod hypervisor;
+pub(crate) mod hypervisor;
 mod image;
 mod libvirt;
 mod ports;
@@ -84,7 +84,8 @@ impl Machines {
         Ok(Machines::over(dir, Box::new(hypervisor)))
     }
 
-    fn over(dir: PathBuf, hypervisor: Box<dyn Hypervisor>) -> Machines {
+    /// Over another hypervisor; `dir` is there and is its own.
+    pub(crate) fn over(dir: PathBuf, hypervisor: Box<dyn Hypervisor>) -> Machines {
         Machines {
             inner: Arc::new(Inner {
                 dir,
@@ -149,8 +150,9 @@ impl Machines {
                 Some(gone) if new.is_empty() => return Err(VmError::Gone(gone)),
                 Some(gone) => ended = Some(gone),
                 None => tokio::select! {
-                    () = tokio::time::sleep(CONSOLE_PAUSE) => {}
+                    biased;
                     gone = &mut gone => ended = Some(gone),
+                    () = tokio::time::sleep(CONSOLE_PAUSE) => {}
                 },
             }
         }

@@ -4,7 +4,7 @@ use super::{Machines, VmError, folder};
 use crate::model::AttemptId;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// What a sweep found and removed.
 #[derive(Debug, Default)]

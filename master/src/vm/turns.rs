@@ -3,8 +3,8 @@
 use crate::model::AttemptId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {

@@ -109,10 +109,15 @@ impl Objects {
     /// the store yet; [`Objects::check`] does.
     pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Objects, ObjectError> {
         let (inner, place) = open::open(url, options)?;
-        Ok(Objects {
+        Ok(Objects::over(inner, &place))
+    }
+
+    /// Over a store that is open already.
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>, place: &str) -> Objects {
+        Objects {
             inner,
             place: place.into(),
-        })
+        }
     }
 
     /// Stores a small object in one request, in the place of an older one.
