@@ -15,6 +15,7 @@ pub mod event;
 pub mod model;
 pub mod pipeline;
 pub mod placement;
+pub mod pulse;
 pub mod queue;
 pub mod report;
 pub mod result;

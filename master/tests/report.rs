@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use vivarium::clock::Clock;
 use vivarium::config::GithubConfig;
 use vivarium::model::{BuildId, CommitStatus, StatusState};
+use vivarium::pulse::Pulses;
 use vivarium::report::{GitHub, GitHubError, Pace, Reporter};
 use vivarium::store::{Reopen, StatusRow, Store, Wanted};
 
@@ -93,7 +94,8 @@ impl Outbox {
             self.pace.clone(),
             Clock::system(),
         );
-        let task = tokio::spawn(reporter.run(shutdown.clone()));
+        let pulse = Pulses::default().watch("reports", Duration::from_secs(60));
+        let task = tokio::spawn(reporter.run(shutdown.clone(), pulse));
         self.running = Some((shutdown, task));
     }
 

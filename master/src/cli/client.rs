@@ -3,7 +3,8 @@
 use super::Remote;
 #[cfg(doc)]
 use crate::web::LOG_LENGTH;
-use crate::web::{ApiToken, BuildView, JobView};
+use crate::model::AfterDrain;
+use crate::web::{ApiToken, BuildView, DrainRequest, DrainView, JobView};
 use anyhow::{Context, bail};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -55,6 +56,19 @@ impl Client {
     pub(super) async fn log(&self, id: &str, from: u64) -> anyhow::Result<Response> {
         let request = self.request(Method::GET, &format!("api/jobs/{id}/log"))?;
         self.send(request.query(&[("from", from)])).await
+    }
+
+    /// Whether the master takes jobs, and what runs.
+    pub(super) async fn drain(&self) -> anyhow::Result<DrainView> {
+        self.json(self.request(Method::GET, "api/drain")?).await
+    }
+
+    pub(super) async fn begin_drain(&self, then: AfterDrain) -> anyhow::Result<DrainView> {
+        self.act("api/drain", &DrainRequest { then }).await
+    }
+
+    pub(super) async fn resume(&self) -> anyhow::Result<DrainView> {
+        self.act("api/resume", &serde_json::json!({})).await
     }
 
     /// A request that changes something.

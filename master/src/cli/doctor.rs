@@ -1,10 +1,12 @@
 //! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
 
-use super::serve::{open_objects, vm_config};
+use super::serve::{lock, open_objects, vm_config};
 use crate::config::{Config, Platforms};
+use crate::pipeline::disks::Disks;
+use crate::pipeline::pause::Pause;
 use crate::report::GitHub;
 use crate::session::available_agents;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::vm::Machines;
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
@@ -50,7 +52,9 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
     let machines = hypervisor(&config, &mut findings).await;
     images(&config, machines.as_ref(), &mut findings).await;
     agents(&mut findings);
+    master(&config, &mut findings);
     database(&config, &mut findings).await;
+    disks(&config, &mut findings).await;
     storage(&config, &mut findings).await;
     github(&config, &mut findings).await;
     if is_temporary {
@@ -199,15 +203,65 @@ fn agents(findings: &mut Vec<Finding>) {
     }
 }
 
+fn master(config: &Config, findings: &mut Vec<Finding>) {
+    findings.push(match lock::holder(&config.data_dir) {
+        Ok(Some(holder)) => good("master", format!("runs: {holder}")),
+        Ok(None) => note("master", "does not run"),
+        Err(error) => fault("master", format!("{error:#}")),
+    });
+}
+
 async fn database(config: &Config, findings: &mut Vec<Finding>) {
     let path = config.data_dir.join("vivarium.sqlite");
-    findings.push(match Store::open(&path).await {
-        Ok(store) => {
-            store.close().await;
-            good("database", path.display().to_string())
+    if !path.exists() {
+        let said = format!("{} is made at the first start", path.display());
+        findings.push(note("database", said));
+        return;
+    }
+    let store = match Store::open_to_read(&path).await {
+        Ok(store) => store,
+        Err(error @ StoreError::OtherForm { .. }) => {
+            findings.push(note("database", error.to_string()));
+            return;
         }
-        Err(error) => fault("database", error.to_string()),
-    });
+        Err(error) => {
+            findings.push(fault("database", error.to_string()));
+            return;
+        }
+    };
+    findings.push(good("database", path.display().to_string()));
+    match store.drain().await {
+        Ok(drain) => findings
+            .extend(drain.map(|drain| note("drain", Pause::Drain(drain).to_string()))),
+        Err(error) => findings.push(fault("drain", error.to_string())),
+    }
+    store.close().await;
+}
+
+async fn disks(config: &Config, findings: &mut Vec<Finding>) {
+    let disks = Disks::of(config);
+    let found = match disks.look().await {
+        Ok(found) => found,
+        Err(error) => {
+            findings.push(fault("disk", error.to_string()));
+            return;
+        }
+    };
+    for disk in found {
+        let said = format!(
+            "{} has {} MiB free; jobs start from {} MiB on",
+            disk.mount.display(),
+            disk.free_mib,
+            disks.min_free_mib
+        );
+        findings.push(match disk.free_mib < disks.min_free_mib {
+            true => fault(
+                "disk",
+                format!("{said}; hint: make room, or set min_free_disk_mib under [hypervisor]"),
+            ),
+            false => good("disk", said),
+        });
+    }
 }
 
 async fn storage(config: &Config, findings: &mut Vec<Finding>) {

@@ -6,9 +6,11 @@ mod check_config;
 mod client;
 mod demo;
 mod doctor;
+mod drain;
 mod serve;
 mod show;
 
+use crate::model::AfterDrain;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -129,6 +131,22 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Start no more jobs and let those that run end; queued ones stay queued.
+    Drain {
+        /// Wait until nothing runs, and show what still does.
+        #[arg(long)]
+        wait: bool,
+        /// Stop the master once nothing runs. Started again, it takes jobs.
+        #[arg(long)]
+        stop: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Take jobs again after a drain.
+    Resume {
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -172,6 +190,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         } => show::logs(&remote, &job, follow, from).await.map(done),
         Command::Cancel { id, remote } => show::act(&remote, &id, "cancel").await.map(done),
         Command::Rerun { id, remote } => show::act(&remote, &id, "rerun").await.map(done),
+        Command::Drain { wait, stop, remote } => {
+            let then = match stop {
+                true => AfterDrain::Stop,
+                false => AfterDrain::Stay,
+            };
+            drain::drain(&remote, then, wait).await
+        }
+        Command::Resume { remote } => drain::resume(&remote).await,
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -1,22 +1,36 @@
 //! `vivarium serve`: opens what the configuration names, joins the stages, serves until it is told to stop.
+//!
+//! ```text
+//!  lock ─► open everything ─► run ─┬─ SIGTERM, Ctrl-C ───────────────┐
+//!                                  ├─ drained, and asked to stop ────┼─► hand over: guests go on
+//!                                  └─ a loop broke off: exit code 1 ─┘
+//! ```
+
+pub(super) mod lock;
+mod systemd;
 
 use crate::clock::Clock;
 use crate::config::{Config, Platforms};
 use crate::event::webhook::{self, Webhooks};
+use crate::model::AfterDrain;
+use crate::pipeline::disks::Disks;
 use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
+use crate::pipeline::pause::Pauses;
 use crate::pipeline::signals::Signals;
 use crate::pipeline::{Machinery, Pipeline};
 use crate::placement::Capacity;
-use crate::report::{GitHub, Pace, Reporter};
+use crate::report::{GitHub, Pace, Reporter, reporter};
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use crate::session::Ssh;
 use crate::source::{Sources, credentials_from_file};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::vm::{Acceleration, Machines, VmConfig};
 use crate::web::{self, ApiToken, App};
 use anyhow::Context;
+use lock::DataLock;
+use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +41,12 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-/// Requests under way are given this long when the master stops.
-const GOODBYE: Duration = Duration::from_secs(3);
+/// When the master stops, statuses under way are given this long,
+const LAST_STATUSES: Duration = Duration::from_millis(2500);
+/// and statements under way this long. Together they stay below the five seconds within which a stop hands over.
+const LAST_STATEMENTS: Duration = Duration::from_millis(1500);
+/// How often a drained master that is to stop looks whether something still runs.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or Ctrl-C. Guests go on; the next start takes them up.
 pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
@@ -62,6 +80,8 @@ pub(super) struct Master {
     app: App,
     webhooks: Webhooks,
     store: Store,
+    signals: Signals,
+    _lock: DataLock,
 }
 
 impl Master {
@@ -70,6 +90,7 @@ impl Master {
         let data = &config.data_dir;
         std::fs::create_dir_all(data)
             .with_context(|| format!("cannot make the data folder {}", data.display()))?;
+        let lock = DataLock::take(data).await?;
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}\nhint: another program may have the port; set `listen` under [server]", config.server.listen))?;
@@ -77,12 +98,15 @@ impl Master {
             .local_addr()
             .context("cannot tell the own address")?;
         let url = Url::parse(&format!("http://{address}")).context("the own address is no URL")?;
+        let lock = lock.listens_on(&url)?;
         let public_url = config
             .server
             .public_url
             .clone()
             .unwrap_or_else(|| url.clone());
         let store = Store::open(&data.join("vivarium.sqlite")).await?;
+        end_drain_that_is_over(&store).await?;
+        let pauses = Pauses::new(store.clone(), Disks::of(&config));
         let objects = open_objects(&config)?;
         let logs = Logs::open(
             data.join("logs"),
@@ -160,25 +184,32 @@ impl Master {
                 objects,
                 platforms,
                 token,
+                pauses: pauses.clone(),
+                pulses: signals.pulses.clone(),
             },
             pipeline: Pipeline {
                 intake,
                 ledger,
-                signals,
+                signals: signals.clone(),
                 machinery,
                 capacity,
+                pauses,
             },
             store,
+            signals,
+            _lock: lock,
         })
     }
 
-    /// Serves until `stop` resolves.
+    /// Serves until `stop` resolves, or a drain that ends with a stop is through, or a loop breaks off.
     pub(super) async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let stopping = CancellationToken::new();
-        let pipeline = tokio::spawn(self.pipeline.run());
-        let reporter = self
-            .reporter
-            .map(|reporter| tokio::spawn(reporter.run(stopping.clone())));
+        let pulses = self.signals.pulses.clone();
+        let mut pipeline = tokio::spawn(self.pipeline.run());
+        let reporter = self.reporter.map(|reporter| {
+            let pulse = pulses.watch("reports", reporter::ROUND);
+            tokio::spawn(reporter.run(stopping.clone(), pulse))
+        });
         let routes = web::routes(self.app, self.webhooks);
         let asked = stopping.clone();
         let server = tokio::spawn(
@@ -186,11 +217,15 @@ impl Master {
                 .with_graceful_shutdown(async move { asked.cancelled().await })
                 .into_future(),
         );
-        // Absent where systemd is: then nobody listens.
-        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-            tracing::debug!(%error, "systemd was not told");
-        }
-        stop.await;
+        let watchdog = tokio::spawn(systemd::feed_watchdog(pulses));
+        systemd::tell(&[NotifyState::Ready]);
+        let why = tokio::select! {
+            () = stop => Why::Asked,
+            () = drained_to_stop(&self.store) => Why::Drained,
+            broken = &mut pipeline => Why::Broken(broken.unwrap_or_else(anyhow::Error::new)),
+        };
+        systemd::tell(&[NotifyState::Stopping]);
+        watchdog.abort();
         stopping.cancel();
         pipeline.abort();
         let farewell = async {
@@ -200,19 +235,63 @@ impl Master {
                 tracing::warn!(%error, "the reporter broke off");
             }
         };
-        if tokio::time::timeout(GOODBYE, farewell).await.is_err() {
+        if tokio::time::timeout(LAST_STATUSES, farewell).await.is_err() {
             tracing::info!("statuses that are not sent yet are sent at the next start");
         }
         // Live logs never end by themselves.
         server.abort();
-        if tokio::time::timeout(GOODBYE, self.store.close())
-            .await
-            .is_err()
-        {
+        if matches!(why, Why::Drained) {
+            // Only now: nothing can be placed any more.
+            self.store.end_drain().await?;
+        }
+        let closed = tokio::time::timeout(LAST_STATEMENTS, self.store.close()).await;
+        if closed.is_err() {
             tracing::warn!("the database was still in use");
         }
-        Ok(())
+        match why {
+            Why::Asked | Why::Drained => Ok(()),
+            Why::Broken(error) => Err(error.context("the master ends, to be started anew")),
+        }
     }
+}
+
+/// Why a master stops.
+enum Why {
+    Asked,
+    Drained,
+    Broken(anyhow::Error),
+}
+
+/// A drain that was to end with a stop is over once a master without jobs is started.
+async fn end_drain_that_is_over(store: &Store) -> anyhow::Result<()> {
+    let drain = store.drain().await?;
+    let stops = drain.is_some_and(|drain| drain.then == AfterDrain::Stop);
+    if stops && store.live_attempts().await?.is_empty() {
+        store.end_drain().await?;
+        tracing::info!("the drain before this start is over: jobs are placed again");
+    }
+    Ok(())
+}
+
+/// Resolves when the master was drained to stop, and nothing runs any more.
+async fn drained_to_stop(store: &Store) {
+    loop {
+        tokio::time::sleep(DRAIN_INTERVAL).await;
+        match is_drained_to_stop(store).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("drained; stopping");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "cannot see whether the master is drained"),
+        }
+    }
+}
+
+async fn is_drained_to_stop(store: &Store) -> Result<bool, StoreError> {
+    let drain = store.drain().await?;
+    let stops = drain.is_some_and(|drain| drain.then == AfterDrain::Stop);
+    Ok(stops && store.live_attempts().await?.is_empty())
 }
 
 /// How the configuration wants libvirt, with this master's own mark.

@@ -127,7 +127,7 @@ pub(super) async fn act(remote: &Remote, id: &str, act: &str) -> anyhow::Result<
     Ok(())
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
+pub(super) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

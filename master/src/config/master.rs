@@ -84,6 +84,9 @@ pub struct HypervisorConfig {
     pub vcpus: Option<u32>,
     /// Deadlines for booting and connecting are multiplied by this under TCG. Default 3.
     pub tcg_deadline_scale: u32,
+    /// No job starts while a file system with overlays, logs, objects or the database has less free, in MiB.
+    /// Jobs wait then, and go on once there is room. Default 2048.
+    pub min_free_disk_mib: u64,
 }
 
 /// Where sealed logs and artefacts go.
@@ -208,6 +211,19 @@ impl Default for HypervisorConfig {
             memory_mib: None,
             vcpus: None,
             tcg_deadline_scale: 3,
+            min_free_disk_mib: 2048,
+        }
+    }
+}
+
+impl StorageConfig {
+    /// The folder that `url` names, if it is one.
+    pub fn folder(&self) -> Option<PathBuf> {
+        let url = self.url.as_deref()?;
+        match Url::parse(url) {
+            Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
+            Ok(_) => None,
+            Err(_) => Some(PathBuf::from(url)),
         }
     }
 }

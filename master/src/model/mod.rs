@@ -7,6 +7,7 @@
 
 mod attempt;
 mod build;
+mod drain;
 mod ending;
 mod ids;
 mod intent;
@@ -17,6 +18,7 @@ mod status;
 
 pub use attempt::{Attempt, Phase};
 pub use build::{Build, BuildState, NewBuild, Trigger};
+pub use drain::{AfterDrain, Drain};
 pub use ending::{Conclusion, Ending, Reason};
 pub use ids::{AttemptId, BuildId, JobId};
 pub use intent::{Intent, PullRequest};

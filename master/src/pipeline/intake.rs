@@ -6,6 +6,7 @@ use super::ledger::{Ledger, OlderBuilds, was_cancelled};
 use crate::config::{Config, OnNewCommit, RepositoryConfig};
 use crate::event::interpret::{Interpreted, interpret};
 use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Reason, Trigger};
+use crate::pulse::Pulse;
 use crate::report::wording;
 use crate::source::Source;
 use crate::store::builds::Inserted;
@@ -28,9 +29,10 @@ pub struct Intake {
 
 impl Intake {
     /// Acts on stored deliveries, oldest first, for ever.
-    pub async fn run_deliveries(self, wake: Arc<tokio::sync::Notify>) {
+    pub async fn run_deliveries(self, wake: Arc<tokio::sync::Notify>, pulse: Pulse) {
         loop {
-            match self.look_at_deliveries().await {
+            pulse.beat();
+            match self.look_at_deliveries(&pulse).await {
                 Ok(0) => {
                     tokio::select! {
                         biased;
@@ -50,13 +52,14 @@ impl Intake {
         }
     }
 
-    async fn look_at_deliveries(&self) -> anyhow::Result<usize> {
+    async fn look_at_deliveries(&self, pulse: &Pulse) -> anyhow::Result<usize> {
         let stored = self
             .ledger
             .store
             .next_deliveries(self.ledger.clock.now(), BATCH)
             .await?;
         for delivery in &stored {
+            pulse.beat();
             match self.act_on(&delivery.event, &delivery.body).await {
                 Ok(outcome) => {
                     tracing::info!(

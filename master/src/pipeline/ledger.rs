@@ -65,6 +65,11 @@ impl Ledger {
         }
     }
 
+    /// Wakes the loops that act on rows.
+    pub fn wake(&self) {
+        self.signals.state_changed();
+    }
+
     /// Adds a build, unless an event that means the same did so before.
     pub async fn open_build(
         &self,

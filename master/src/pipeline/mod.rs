@@ -9,9 +9,11 @@
 //! Every loop is level-triggered: it looks at the rows, takes a step, looks again. Starting is just a first look.
 
 mod collect;
+pub mod disks;
 mod drive;
 pub mod intake;
 pub mod ledger;
+pub mod pause;
 mod prepare;
 mod schedule;
 pub mod signals;
@@ -24,11 +26,20 @@ use crate::model::JobState;
 use crate::placement::Capacity;
 use intake::Intake;
 use ledger::Ledger;
+use pause::Pauses;
 use prepare::Preparer;
 use schedule::Scheduler;
 use signals::Signals;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
+
+/// The longest rounds that are in order. A delivery waits for the database, for seconds where another process holds it;
+const DELIVERIES_ROUND: Duration = Duration::from_secs(120);
+/// a first fetch of a large repository may take two hours;
+const PREPARATION_ROUND: Duration = Duration::from_secs(3 * 3600);
+/// a sweep waits for libvirt, for minutes where that is slow to end a machine.
+const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
 
 /// The running stages between the events and the outbox.
 #[derive(Debug)]
@@ -38,18 +49,20 @@ pub struct Pipeline {
     pub signals: Signals,
     pub machinery: Arc<Machinery>,
     pub capacity: Capacity,
+    pub pauses: Pauses,
 }
 
 impl Pipeline {
-    /// Runs all loops until the future is dropped; guests are left as they are then.
-    pub async fn run(self) {
+    /// Runs all loops until the future is dropped; guests are left as they are then. It resolves only when a loop
+    /// broke off.
+    pub async fn run(self) -> anyhow::Error {
         let mut loops = JoinSet::new();
         let config = self.machinery.config.clone();
-        loops.spawn(
-            self.intake
-                .clone()
-                .run_deliveries(self.signals.deliveries.clone()),
-        );
+        let pulses = &self.signals.pulses;
+        loops.spawn(self.intake.clone().run_deliveries(
+            self.signals.deliveries.clone(),
+            pulses.watch("deliveries", DELIVERIES_ROUND),
+        ));
         for repository in &config.repositories {
             if let Some(every) = repository.poll_interval() {
                 loops.spawn(self.intake.clone().run_poll(repository.clone(), every));
@@ -61,17 +74,29 @@ impl Pipeline {
             platforms: self.machinery.platforms.clone(),
             config,
         };
-        loops.spawn(preparer.run(self.signals.preparation.clone()));
-        let scheduler = Scheduler::new(self.ledger.clone(), self.machinery.clone(), self.capacity);
-        loops.spawn(scheduler.run(self.signals.scheduling.clone()));
-        loops.spawn(seal_finished_logs(
+        loops.spawn(preparer.run(
+            self.signals.preparation.clone(),
+            pulses.watch("preparation", PREPARATION_ROUND),
+        ));
+        let scheduler = Scheduler::new(
+            self.ledger.clone(),
+            self.machinery.clone(),
+            self.capacity,
+            self.pauses,
+        );
+        loops.spawn(scheduler.run(
+            self.signals.scheduling.clone(),
+            pulses.watch("scheduling", SCHEDULING_ROUND),
+        ));
+        let sealing = tokio::spawn(seal_finished_logs(
             self.machinery.clone(),
             self.ledger.clone(),
         ));
-        while let Some(ended) = loops.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a loop of the pipeline broke off: restart the master");
-            }
+        let ended = loops.join_next().await;
+        sealing.abort();
+        match ended {
+            Some(Err(error)) => anyhow::Error::new(error).context("a loop of the pipeline broke off"),
+            Some(Ok(())) | None => anyhow::anyhow!("a loop of the pipeline ended"),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::config::{
     Config, Platforms, REPOSITORY_FILE, RepositoryConfig, RepositoryFile, resolve_jobs,
 };
 use crate::model::{Build, Ending, NewJob, Reason, Trigger};
+use crate::pulse::Pulse;
 use crate::source::{Merge, Source, SourceError};
 use crate::store::builds::Prepared;
 use futures::StreamExt;
@@ -28,8 +29,9 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    pub(super) async fn run(self, wake: Arc<tokio::sync::Notify>) {
+    pub(super) async fn run(self, wake: Arc<tokio::sync::Notify>, pulse: Pulse) {
         loop {
+            pulse.beat();
             let due = match self
                 .ledger
                 .store

@@ -4,8 +4,10 @@
 
 use super::drive::{Driver, Machinery};
 use super::ledger::Ledger;
+use super::pause::Pauses;
 use crate::model::{Attempt, AttemptId, Ending, Job, JobState, Reason};
 use crate::placement::{Capacity, Placement, Size, place};
+use crate::pulse::Pulse;
 use crate::queue::{Waiting, order};
 use anyhow::Context;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,39 +30,43 @@ pub(super) struct Scheduler {
     ledger: Ledger,
     machinery: Arc<Machinery>,
     capacity: Capacity,
+    pauses: Pauses,
     /// What each driver is told: the wish to cancel.
     running: HashMap<AttemptId, watch::Sender<Option<Ending>>>,
     drivers: JoinSet<AttemptId>,
 }
 
 impl Scheduler {
-    pub(super) fn new(ledger: Ledger, machinery: Arc<Machinery>, capacity: Capacity) -> Scheduler {
+    pub(super) fn new(
+        ledger: Ledger,
+        machinery: Arc<Machinery>,
+        capacity: Capacity,
+        pauses: Pauses,
+    ) -> Scheduler {
         Scheduler {
             ledger,
             machinery,
             capacity,
+            pauses,
             running: HashMap::new(),
             drivers: JoinSet::new(),
         }
     }
 
     /// Runs for ever; dropping it leaves the guests as they are.
-    pub(super) async fn run(mut self, wake: Arc<tokio::sync::Notify>) {
+    pub(super) async fn run(mut self, wake: Arc<tokio::sync::Notify>, pulse: Pulse) {
         let mut swept: Option<Instant> = None;
         let mut platforms_read = Instant::now();
         loop {
+            pulse.beat();
             if platforms_read.elapsed() >= PLATFORMS_INTERVAL {
                 platforms_read = Instant::now();
                 if self.machinery.platforms.reload() {
                     tracing::info!("platforms were read again");
                 }
             }
-            if let Err(error) = self.look().await {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the queue cannot be served; trying again"
-                );
-            }
+            // Before the first job is placed: a database that was restored gives out numbers anew, and a machine from
+            // after its backup may bear the next one.
             if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
                 swept = Some(Instant::now());
                 if let Err(error) = self.sweep().await {
@@ -69,6 +75,12 @@ impl Scheduler {
                         "what nobody owns cannot be swept; trying again"
                     );
                 }
+            }
+            if let Err(error) = self.look().await {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the queue cannot be served; trying again"
+                );
             }
             tokio::select! {
                 biased;
@@ -116,6 +128,9 @@ impl Scheduler {
     }
 
     async fn place(&mut self, live: &[Attempt], running_jobs: &[Job]) -> anyhow::Result<()> {
+        if !self.pauses.look().await?.is_empty() {
+            return Ok(());
+        }
         let queued = self.ledger.store.jobs_in(JobState::Queued).await?;
         if queued.is_empty() {
             return Ok(());

@@ -1,10 +1,11 @@
 //! Wake-ups between the loops. They only make the next look come sooner: each loop also looks by itself.
 
+use crate::pulse::Pulses;
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-/// One notifier a loop, and a counter for those who show state; clones share them.
-#[derive(Debug, Clone)]
+/// One notifier a loop, and the loops' signs of life; clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Signals {
     /// Deliveries were stored.
     pub deliveries: Arc<Notify>,
@@ -14,19 +15,7 @@ pub struct Signals {
     pub scheduling: Arc<Notify>,
     /// The outbox may have something to send.
     pub outbox: Arc<Notify>,
-    changes: watch::Sender<u64>,
-}
-
-impl Default for Signals {
-    fn default() -> Self {
-        Signals {
-            deliveries: Arc::default(),
-            preparation: Arc::default(),
-            scheduling: Arc::default(),
-            outbox: Arc::default(),
-            changes: watch::Sender::new(0),
-        }
-    }
+    pub pulses: Pulses,
 }
 
 impl Signals {
@@ -35,11 +24,5 @@ impl Signals {
         self.preparation.notify_one();
         self.scheduling.notify_one();
         self.outbox.notify_one();
-        self.changes.send_modify(|count| *count += 1);
-    }
-
-    /// Tells of each change, for pages and command lines that follow.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
     }
 }

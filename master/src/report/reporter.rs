@@ -14,6 +14,7 @@
 use super::answer::Verdict;
 use crate::clock::Clock;
 use crate::model::CommitStatus;
+use crate::pulse::Pulse;
 use crate::store::{StatusId, StatusRow, Store, StoreError};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
@@ -26,7 +27,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// For the requests under way at a shutdown.
-const LAST_REQUESTS: Duration = Duration::from_secs(3);
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// A round is a look into the store, which waits for seconds where another process holds the database.
+pub const ROUND: Duration = Duration::from_secs(120);
 
 /// Where statuses go: GitHub, or a test's stand-in.
 pub trait StatusSink: Send + Sync + std::fmt::Debug {
@@ -134,9 +137,10 @@ impl Reporter {
     }
 
     /// Runs until the shutdown, then gives the requests under way a moment to end.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken, pulse: Pulse) {
         let mut requests = JoinSet::new();
         loop {
+            pulse.beat();
             let rest = match self.start_due(&mut requests).await {
                 Ok(rest) => rest,
                 Err(error) => {

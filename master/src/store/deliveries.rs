@@ -121,7 +121,7 @@ pub enum AfterFailure {
 impl Store {
     /// Stores one delivery; durable when this returns.
     pub async fn insert_delivery(&self, delivery: &NewDelivery) -> Result<Inserted, StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut transaction = self.write().await?;
         let inserted = insert(&mut transaction, delivery).await?;
         transaction.commit().await?;
         Ok(inserted)
@@ -177,7 +177,7 @@ impl Store {
         why: &str,
         now: Timestamp,
     ) -> Result<AfterFailure, StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut transaction = self.write().await?;
         let tries: i64 = sqlx::query_scalar("SELECT tries FROM deliveries WHERE id = ?")
             .bind(id)
             .fetch_one(&mut *transaction)
@@ -375,7 +375,7 @@ async fn write_batches(store: Store, mut waiting: mpsc::Receiver<Waiting>) {
 }
 
 async fn write(store: &Store, batch: &[Waiting]) -> Result<Vec<Inserted>, StoreError> {
-    let mut transaction = store.writer.begin().await?;
+    let mut transaction = store.write().await?;
     let mut inserted = Vec::with_capacity(batch.len());
     for waiting in batch {
         inserted.push(insert(&mut transaction, &waiting.delivery).await?);

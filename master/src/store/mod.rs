@@ -10,6 +10,7 @@ pub mod attempts;
 pub mod branches;
 pub mod builds;
 mod deliveries;
+mod drain;
 pub mod jobs;
 pub mod results;
 mod statuses;
@@ -24,11 +25,18 @@ use crate::model::{Ending, Reason};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteRow;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+    SqliteSynchronous, SqliteTransactionManager,
+};
+use sqlx::{Connection, Row, Sqlite, SqlitePool, Transaction, TransactionManager};
 use std::path::Path;
 use std::time::Duration;
+
+/// Brings a database to this version's form.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// How long a statement waits for another process that holds the file (a backup, an inspection by hand).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +59,11 @@ pub enum StoreError {
         path: String,
         source: sqlx::migrate::MigrateError,
     },
+    #[error(
+        "the database {path} has the form of another version: this version's master brings an older one to its own form \
+         when it starts"
+    )]
+    OtherForm { path: String },
     #[error("the database refused: {0}")]
     Sql(#[from] sqlx::Error),
     #[error("the database holds `{value}` as {what}, which this version does not know")]
@@ -65,24 +78,18 @@ pub enum StoreError {
 impl Store {
     /// Opens the database file, creating it if it is not there, and applies the migrations that it lacks.
     pub async fn open(path: &Path) -> Result<Store, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // A delivery that was answered with 202 must outlive a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
+        let options = options(path).create_if_missing(true);
         let open = |source| StoreError::Open {
             path: path.display().to_string(),
             source,
         };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
             .connect_with(options.clone())
             .await
             .map_err(open)?;
-        sqlx::migrate!("./migrations")
+        MIGRATIONS
             .run(&writer)
             .await
             .map_err(|source| StoreError::Migrate {
@@ -102,6 +109,32 @@ impl Store {
         Store { writer, reader }
     }
 
+    /// Opens the database beside the master that may work with it, only to read, and only where it has this version's
+    /// form.
+    pub async fn open_to_read(path: &Path) -> Result<Store, StoreError> {
+        let named = || path.display().to_string();
+        let reader = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options(path).read_only(true))
+            .await
+            .map_err(|source| StoreError::Open {
+                path: named(),
+                source,
+            })?;
+        let applied: Vec<i64> =
+            sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version")
+                .fetch_all(&reader)
+                .await?;
+        let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        if applied != known {
+            return Err(StoreError::OtherForm { path: named() });
+        }
+        Ok(Store {
+            writer: reader.clone(),
+            reader,
+        })
+    }
+
     /// Begins a transaction that writes. The statements in it are functions of this folder's modules.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
@@ -112,6 +145,24 @@ impl Store {
         self.reader.close().await;
         self.writer.close().await;
     }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A delivery that was answered with 202 must outlive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+/// Whether a connection that comes back may be used again. SQLite ends a transaction by itself when the disk is full
+/// or a write fails; the ROLLBACK that follows is then refused, and the connection would refuse every BEGIN for ever.
+async fn is_outside_transactions(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    // Answered after the rollback that is under way.
+    connection.ping().await?;
+    Ok(SqliteTransactionManager::get_transaction_depth(connection) == 0)
 }
 
 /// A time as the database keeps it.
@@ -157,3 +208,6 @@ pub(crate) fn json<T: Serialize + ?Sized>(
 pub(crate) fn parsed<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|source| StoreError::Json { what, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,7 @@ impl Store {
         job: JobId,
         rows: &[ArtifactRow],
     ) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut transaction = self.write().await?;
         sqlx::query("DELETE FROM artifacts WHERE job = $1")
             .bind(job.0)
             .execute(&mut *transaction)

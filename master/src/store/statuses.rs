@@ -208,7 +208,7 @@ impl Store {
         reopen: Reopen,
         now: Timestamp,
     ) -> Result<Wanted, StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut transaction = self.write().await?;
         let wanted = want_status(
             &mut transaction,
             repository,

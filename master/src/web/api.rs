@@ -4,9 +4,11 @@ use super::App;
 use super::error::ApiError;
 use super::views::{BuildView, JobView};
 use crate::model::{BuildId, JobId};
+use crate::pipeline::pause::Pause;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -16,12 +18,23 @@ use serde_json::{Value, json};
 const DEFAULT_PAGE: i64 = 30;
 const MAX_PAGE: i64 = 200;
 
-/// Says whether the database answers.
-pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+/// Says whether the database answers and every loop goes on, and why no job is placed, if so.
+pub(super) async fn health(State(app): State<App>) -> Result<Response, ApiError> {
     app.ledger.store.count_jobs().await?;
-    Ok(Json(
-        json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }),
-    ))
+    let version = env!("CARGO_PKG_VERSION");
+    let stuck = app.pulses.stuck();
+    if !stuck.is_empty() {
+        let body = json!({ "status": "stuck", "version": version, "why": stuck });
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response());
+    }
+    let pauses = app.pauses.now();
+    let status = match pauses.first() {
+        None => "ok",
+        Some(Pause::Drain(_)) => "draining",
+        Some(Pause::DiskFull { .. }) => "paused",
+    };
+    let why: Vec<String> = pauses.iter().map(ToString::to_string).collect();
+    Ok(Json(json!({ "status": status, "version": version, "why": why })).into_response())
 }
 
 #[derive(Debug, Deserialize)]

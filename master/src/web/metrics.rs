@@ -2,6 +2,7 @@
 
 use super::App;
 use super::error::ApiError;
+use crate::pipeline::pause::Pause;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -62,6 +63,32 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         "Platforms by whether they take work",
         "state",
         vec![("ready".into(), ready), ("refused".into(), refused)],
+    );
+    let pauses = app.pauses.now();
+    add(
+        "placing_paused",
+        "Whether jobs wait for this reason, whatever room there is for machines",
+        "reason",
+        Pause::NAMES
+            .into_iter()
+            .map(|name| {
+                let is_on = pauses.iter().any(|pause| pause.name() == name);
+                (name.to_owned(), i64::from(is_on))
+            })
+            .collect(),
+    );
+    let file_systems = app.pauses.disks.look().await.map_err(ApiError::internal)?;
+    add(
+        "disk_free_bytes",
+        "Room on the file systems with the master's data",
+        "mount",
+        file_systems
+            .into_iter()
+            .map(|disk| {
+                let bytes = i64::try_from(disk.free_mib << 20).unwrap_or(i64::MAX);
+                (disk.mount.display().to_string(), bytes)
+            })
+            .collect(),
     );
     let backlog = store.status_backlog().await?;
     let mut single = |name: &str, help: &str, value: i64| {

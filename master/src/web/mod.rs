@@ -5,6 +5,7 @@
 mod acts;
 mod api;
 mod auth;
+mod drain;
 mod error;
 mod logs;
 mod metrics;
@@ -12,6 +13,8 @@ mod pages;
 mod views;
 
 pub use auth::ApiToken;
+pub(crate) use drain::DrainRequest;
+pub use drain::DrainView;
 pub use logs::LOG_LENGTH;
 pub use views::{ArtifactView, AttemptView, BuildView, JobView, StepView};
 
@@ -19,6 +22,8 @@ use crate::config::Platforms;
 use crate::event::webhook::{self, Webhooks};
 use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
+use crate::pipeline::pause::Pauses;
+use crate::pulse::Pulses;
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use axum::Router;
@@ -39,6 +44,8 @@ pub struct App {
     pub objects: Objects,
     pub platforms: Platforms,
     pub token: Arc<ApiToken>,
+    pub pauses: Pauses,
+    pub pulses: Pulses,
 }
 
 /// All routes.
@@ -49,6 +56,8 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/api/builds/{id}/rerun", post(acts::rerun_build))
         .route("/api/jobs/{id}/cancel", post(acts::cancel_job))
         .route("/api/jobs/{id}/rerun", post(acts::rerun_job))
+        .route("/api/drain", post(drain::begin))
+        .route("/api/resume", post(drain::resume))
         .route_layer(axum::middleware::from_fn_with_state(
             app.clone(),
             auth::require_token,
@@ -67,6 +76,7 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/api/jobs/{id}/log/stream", get(logs::stream))
         .route("/api/jobs/{id}/artifacts/{*path}", get(api::artifact))
         .route("/api/platforms", get(api::platforms))
+        .route("/api/drain", get(drain::show))
         .merge(acts)
         .with_state(app)
         .merge(webhook::routes(webhooks))

@@ -32,17 +32,18 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-fn render(name: &str, values: minijinja::Value) -> Result<Html<String>, ApiError> {
+fn render(app: &App, name: &str, values: minijinja::Value) -> Result<Html<String>, ApiError> {
+    let notices: Vec<String> = app.pauses.now().iter().map(ToString::to_string).collect();
     TEMPLATES
         .get_template(name)
-        .and_then(|template| template.render(values))
+        .and_then(|template| template.render(context! { notices, ..values }))
         .map(Html)
         .map_err(|error| ApiError::internal(format!("{error:#}")))
 }
 
 pub(super) async fn builds(State(app): State<App>) -> Result<Html<String>, ApiError> {
     let builds: Vec<BuildView> = app.recent_builds(None, None, RECENT).await?;
-    render("builds.html", context! { builds, now => Timestamp::now() })
+    render(&app, "builds.html", context! { builds, now => Timestamp::now() })
 }
 
 pub(super) async fn build(
@@ -51,7 +52,7 @@ pub(super) async fn build(
 ) -> Result<Html<String>, ApiError> {
     let build = app.known_build(&id).await?;
     let build: BuildView = app.build_view(build).await?;
-    render("build.html", context! { build, now => Timestamp::now() })
+    render(&app, "build.html", context! { build, now => Timestamp::now() })
 }
 
 pub(super) async fn job(
@@ -62,7 +63,7 @@ pub(super) async fn job(
     let build = app.ledger.store.build(job.build).await?;
     let title = build.map(|build| build.new.title).unwrap_or_default();
     let job: JobView = app.whole_job_view(job).await?;
-    render("job.html", context! { job, title, now => Timestamp::now() })
+    render(&app, "job.html", context! { job, title, now => Timestamp::now() })
 }
 
 /// The style sheet and the script, carried in the binary.

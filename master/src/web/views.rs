@@ -46,6 +46,9 @@ pub struct JobView {
     pub reason: Option<String>,
     pub message: Option<String>,
     pub tests: Option<TestCounts>,
+    /// Why it waits, where that is not the queue itself.
+    #[serde(default)]
+    pub waiting: Option<String>,
     pub queued_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -102,6 +105,7 @@ impl App {
             Some(id) => store.attempt(id).await?,
             None => None,
         };
+        let waiting = self.why_waiting(&job);
         let tests = store.tests(job.id).await?;
         let artifacts = store.artifacts(job.id).await?;
         let artifacts = artifacts
@@ -132,6 +136,7 @@ impl App {
             reason: job.ending.as_ref().map(|e| e.reason.as_str().to_owned()),
             message: job.ending.map(|e| e.message),
             tests,
+            waiting,
             queued_at: job.queued_at,
             started_at: job.started_at,
             finished_at: job.finished_at,
@@ -139,6 +144,17 @@ impl App {
             artifacts,
             attempts: Vec::new(),
         })
+    }
+
+    fn why_waiting(&self, job: &Job) -> Option<String> {
+        if job.state != JobState::Queued {
+            return None;
+        }
+        if let Some(pause) = self.pauses.now().first() {
+            return Some(pause.to_string());
+        }
+        (job.not_before > Timestamp::now())
+            .then(|| "It is tried again after a pause: the last try failed through no fault of its own".to_owned())
     }
 
     /// With its attempts and their steps.
