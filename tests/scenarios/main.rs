@@ -12,6 +12,7 @@ mod pull_requests;
 mod reporting;
 mod restarts;
 mod ssh_machines;
+mod stopping;
 mod webhooks;
 
 use tests::machine::guests_run_here;

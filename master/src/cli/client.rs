@@ -1,9 +1,9 @@
 //! Speaks to a running master.
 
 use super::Remote;
+use crate::model::AfterDrain;
 #[cfg(doc)]
 use crate::web::LOG_LENGTH;
-use crate::model::AfterDrain;
 use crate::web::{ApiToken, BuildView, DrainRequest, DrainView, JobView};
 use anyhow::{Context, bail};
 use reqwest::{Method, RequestBuilder, Response};

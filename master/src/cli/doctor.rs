@@ -231,8 +231,9 @@ async fn database(config: &Config, findings: &mut Vec<Finding>) {
     };
     findings.push(good("database", path.display().to_string()));
     match store.drain().await {
-        Ok(drain) => findings
-            .extend(drain.map(|drain| note("drain", Pause::Drain(drain).to_string()))),
+        Ok(drain) => {
+            findings.extend(drain.map(|drain| note("drain", Pause::Drain(drain).to_string())))
+        }
         Err(error) => findings.push(fault("drain", error.to_string())),
     }
     store.close().await;

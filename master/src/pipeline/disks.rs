@@ -101,7 +101,12 @@ mod tests {
         let found = look(&folders).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].folder, dir.path());
-        assert!(dir.path().canonicalize().unwrap().starts_with(&found[0].mount));
+        assert!(
+            dir.path()
+                .canonicalize()
+                .unwrap()
+                .starts_with(&found[0].mount)
+        );
         assert!(found[0].free_mib > 0);
     }
 }

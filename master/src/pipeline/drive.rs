@@ -135,7 +135,10 @@ impl Driver {
         let id = self.attempt.id;
         let is_taken_up = self.attempt.phase > Phase::Booting;
         if is_taken_up && !machines.is_running(id).await.map_err(host_error)? {
-            let message = "The VM was gone when the master came back to it";
+            let message = match self.began_before_the_host() {
+                true => "The host was restarted while the job ran",
+                false => "The VM was gone when the master came back to it",
+            };
             return Err(Ending::new(Reason::GuestDied, message));
         }
         let port = machines.start(id, platform).await.map_err(host_error)?;
@@ -178,6 +181,16 @@ impl Driver {
             self.enter(Phase::Connecting).await?;
         }
         Ok(port)
+    }
+
+    /// Whether the host was started after this attempt.
+    fn began_before_the_host(&self) -> bool {
+        let began = self.attempt.phases.first().map(|(_, at)| *at);
+        let host_started = nix::sys::sysinfo::sysinfo().ok().and_then(|info| {
+            let uptime = jiff::SignedDuration::try_from(info.uptime()).ok()?;
+            jiff::Timestamp::now().checked_sub(uptime).ok()
+        });
+        matches!((began, host_started), (Some(began), Some(started)) if began < started)
     }
 
     /// Connects to the agent before the deadline, or until the VM is gone.

@@ -95,7 +95,9 @@ impl Pipeline {
         let ended = loops.join_next().await;
         sealing.abort();
         match ended {
-            Some(Err(error)) => anyhow::Error::new(error).context("a loop of the pipeline broke off"),
+            Some(Err(error)) => {
+                anyhow::Error::new(error).context("a loop of the pipeline broke off")
+            }
             Some(Ok(())) | None => anyhow::anyhow!("a loop of the pipeline ended"),
         }
     }

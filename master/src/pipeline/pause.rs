@@ -131,6 +131,9 @@ fn tell_change(before: &[Pause], now: &[Pause]) {
         tracing::warn!(reason = pause.name(), "{pause}");
     }
     for pause in before.iter().filter(|pause| !is_in(pause, now)) {
-        tracing::info!(reason = pause.name(), "jobs are not held up by this any more");
+        tracing::info!(
+            reason = pause.name(),
+            "jobs are not held up by this any more"
+        );
     }
 }

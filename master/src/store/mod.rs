@@ -125,7 +125,10 @@ impl Store {
             sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version")
                 .fetch_all(&reader)
                 .await?;
-        let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        let known: Vec<i64> = MIGRATIONS
+            .iter()
+            .map(|migration| migration.version)
+            .collect();
         if applied != known {
             return Err(StoreError::OtherForm { path: named() });
         }

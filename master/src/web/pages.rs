@@ -43,7 +43,11 @@ fn render(app: &App, name: &str, values: minijinja::Value) -> Result<Html<String
 
 pub(super) async fn builds(State(app): State<App>) -> Result<Html<String>, ApiError> {
     let builds: Vec<BuildView> = app.recent_builds(None, None, RECENT).await?;
-    render(&app, "builds.html", context! { builds, now => Timestamp::now() })
+    render(
+        &app,
+        "builds.html",
+        context! { builds, now => Timestamp::now() },
+    )
 }
 
 pub(super) async fn build(
@@ -52,7 +56,11 @@ pub(super) async fn build(
 ) -> Result<Html<String>, ApiError> {
     let build = app.known_build(&id).await?;
     let build: BuildView = app.build_view(build).await?;
-    render(&app, "build.html", context! { build, now => Timestamp::now() })
+    render(
+        &app,
+        "build.html",
+        context! { build, now => Timestamp::now() },
+    )
 }
 
 pub(super) async fn job(
@@ -63,7 +71,11 @@ pub(super) async fn job(
     let build = app.ledger.store.build(job.build).await?;
     let title = build.map(|build| build.new.title).unwrap_or_default();
     let job: JobView = app.whole_job_view(job).await?;
-    render(&app, "job.html", context! { job, title, now => Timestamp::now() })
+    render(
+        &app,
+        "job.html",
+        context! { job, title, now => Timestamp::now() },
+    )
 }
 
 /// The style sheet and the script, carried in the binary.

@@ -153,8 +153,10 @@ impl App {
         if let Some(pause) = self.pauses.now().first() {
             return Some(pause.to_string());
         }
-        (job.not_before > Timestamp::now())
-            .then(|| "It is tried again after a pause: the last try failed through no fault of its own".to_owned())
+        (job.not_before > Timestamp::now()).then(|| {
+            "It is tried again after a pause: the last try failed through no fault of its own"
+                .to_owned()
+        })
     }
 
     /// With its attempts and their steps.

@@ -71,7 +71,7 @@ impl Master {
         command
             .arg("serve")
             .arg("--config")
-            .arg(self.folder.path().join("vivarium.toml"))
+            .arg(self.config_file())
             .env("RUST_LOG", "info,vivarium=debug")
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().cloned())
@@ -119,9 +119,19 @@ impl Master {
         kill(pid, signal).with_context(|| format!("cannot send {signal} to the master"))
     }
 
+    pub fn process_id(&self) -> Result<u32> {
+        let child = self.child.as_ref().context("the master does not run")?;
+        Ok(child.id())
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(&mut self) -> Result<Stopped> {
         self.signal(Signal::SIGTERM)?;
+        self.wait_for_end().await
+    }
+
+    /// Waits for the end that something else leads to; kills what does not end.
+    pub async fn wait_for_end(&mut self) -> Result<Stopped> {
         let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
         while tokio::time::Instant::now() < deadline {
             if let Some(status) = self.exit_status()? {
@@ -136,6 +146,72 @@ impl Master {
         }
         self.kill()?;
         Ok(Stopped::Otherwise)
+    }
+
+    /// Starts a second master with the same configuration and waits for its end; all that it said.
+    pub async fn serve_again(&self) -> Result<(std::process::ExitStatus, String)> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(["serve", "--config"]).arg(self.config_file());
+        let output = self.outcome_of(command).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((output.status, said))
+    }
+
+    /// What `vivarium doctor` says of this master's configuration.
+    pub async fn doctor(&self) -> Result<String> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(["doctor", "--config"]).arg(self.config_file());
+        let output = self.outcome_of(command).await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command that speaks to this master; fails unless it ends well.
+    pub async fn command(&self, arguments: &[&str]) -> Result<String> {
+        self.command_later(arguments).await
+    }
+
+    /// The same, for a command that runs beside the test.
+    pub fn command_later(
+        &self,
+        arguments: &[&str],
+    ) -> impl Future<Output = Result<String>> + Send + use<> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command
+            .args(arguments)
+            .args(["--url", &self.url("/")])
+            .arg("--token-file")
+            .arg(self.data_dir().join("api-token"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let said = arguments.join(" ");
+        async move {
+            let output = command.output().await.context("cannot run vivarium")?;
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !output.status.success() {
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                bail!("vivarium {said}: {}: {stdout}{stderr}", output.status);
+            }
+            Ok(stdout)
+        }
+    }
+
+    async fn outcome_of(
+        &self,
+        mut command: tokio::process::Command,
+    ) -> Result<std::process::Output> {
+        command
+            .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        tokio::time::timeout(START_DEADLINE, command.output())
+            .await
+            .context("the program did not end in time")?
+            .context("cannot run vivarium")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("vivarium.toml")
     }
 
     /// SIGKILL: as in a power cut, but that its machines go on.

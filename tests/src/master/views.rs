@@ -29,6 +29,7 @@ pub struct JobView {
     pub conclusion: Option<String>,
     pub reason: Option<String>,
     pub message: Option<String>,
+    pub waiting: Option<String>,
     pub artifacts: Vec<ArtifactView>,
     #[serde(default)]
     pub attempts: Vec<AttemptView>,
