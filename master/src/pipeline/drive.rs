@@ -188,7 +188,7 @@ impl Driver {
         let began = self.attempt.phases.first().map(|(_, at)| *at);
         let host_started = nix::sys::sysinfo::sysinfo().ok().and_then(|info| {
             let uptime = jiff::SignedDuration::try_from(info.uptime()).ok()?;
-            jiff::Timestamp::now().checked_sub(uptime).ok()
+            self.ledger.clock.now().checked_sub(uptime).ok()
         });
         matches!((began, host_started), (Some(began), Some(started)) if began < started)
     }
