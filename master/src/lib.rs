@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod github;
 pub mod model;
 pub mod pipeline;
 pub mod placement;

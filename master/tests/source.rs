@@ -25,7 +25,7 @@ impl Story {
         let upstream = dir.path().join("up stream");
         std::fs::create_dir(&upstream).unwrap();
         let story = Story {
-            sources: Sources::new(dir.path().join("mirrors"), |_| None),
+            sources: Sources::new(dir.path().join("mirrors"), None),
             repository: repository("owner/name", &upstream.display().to_string()),
             dir,
         };
@@ -619,7 +619,7 @@ async fn lock_files_of_a_git_that_was_killed_are_in_nobodys_way() {
     let (story, _) = Story::with_commit();
     story.fetch(&[]).await.unwrap();
     // Under a running master, and before it starts.
-    let started_later = Sources::new(story.dir.path().join("mirrors"), |_| None);
+    let started_later = Sources::new(story.dir.path().join("mirrors"), None);
     for sources in [&story.sources, &started_later] {
         for lock in ["packed-refs.lock", "refs/heads/main.lock"] {
             std::fs::write(story.mirror().join(lock), "").unwrap();
@@ -740,7 +740,7 @@ async fn a_merge_has_both_sides_and_the_same_sha_each_time() {
     assert_eq!(actual, tree);
     assert_eq!(story.changed(&base, &sha).await, b"topic.txt\n");
     // Another master, at another time.
-    let other = Sources::new(story.dir.path().join("other"), |_| None);
+    let other = Sources::new(story.dir.path().join("other"), None);
     other.fetch(&story.repository, &[]).await.unwrap();
     let again = other.merge(&story.repository, "main", "topic").await;
     assert_eq!(clean(again), (sha, tree));
@@ -1119,9 +1119,10 @@ mod http {
         let (story, sha) = Story::with_commit();
         story.git(["update-ref", "refs/pull/7/head", &sha]);
         let address = git_server(story.dir.path().to_owned()).await;
-        let sources = Sources::new(story.dir.path().join("mirrors"), |_| {
-            Some(Credentials::token(TOKEN))
-        });
+        let sources = Sources::new(
+            story.dir.path().join("mirrors"),
+            Some(Credentials::token(TOKEN)),
+        );
         let private = repository("owner/name", &format!("http://{address}/up%20stream/.git"));
         sources
             .fetch(&private, &[&sha, "refs/pull/7/head"])
@@ -1176,7 +1177,7 @@ mod http {
         };
         let address = serve(Router::new().fallback(any(gossip))).await;
         let dir = TempDir::new().unwrap();
-        let sources = Sources::new(dir.path().into(), |_| Some(Credentials::token(TOKEN)));
+        let sources = Sources::new(dir.path().into(), Some(Credentials::token(TOKEN)));
         let repository = repository("owner/name", &format!("http://{address}/x.git"));
         let error = sources.fetch(&repository, &[]).await.unwrap_err();
         let text = error.to_string();
@@ -1207,7 +1208,7 @@ mod http {
         };
         let address = serve(Router::new().fallback(any(silent))).await;
         let dir = TempDir::new().unwrap();
-        let sources = Sources::new(dir.path().into(), |_| None);
+        let sources = Sources::new(dir.path().into(), None);
         let repository = repository("owner/name", &format!("http://{address}/x.git"));
         tokio::select! {
             result = sources.fetch(&repository, &[]) => panic!("{result:?}"),

@@ -4,14 +4,13 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use jiff::Timestamp;
-use secrecy::SecretString;
 use sha2::Sha256;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use vivarium::event::webhook::{MOST_BODY_BYTES, Webhooks, read_secrets, routes};
+use vivarium::event::webhook::{MOST_BODY_BYTES, Secrets, Webhooks, routes};
 use vivarium::store::{AfterFailure, DeliveryState, MOST_TRIES, Store};
 
 const SECRET: &str = "It's a Secret to Everybody";
@@ -23,7 +22,7 @@ struct Door {
     store: Store,
     webhooks: Webhooks,
     arrived: Arc<Notify>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn door(secrets: &[&str]) -> Door {
@@ -32,7 +31,13 @@ async fn door(secrets: &[&str]) -> Door {
         .await
         .unwrap();
     let arrived = Arc::new(Notify::new());
-    let secrets = secrets.iter().map(|s| SecretString::from(*s)).collect();
+    let files: Vec<_> = (0..secrets.len())
+        .map(|number| folder.path().join(format!("secret-{number}")))
+        .collect();
+    for (file, secret) in files.iter().zip(secrets) {
+        std::fs::write(file, secret).unwrap();
+    }
+    let secrets = Secrets::read(&files).unwrap();
     let webhooks = Webhooks::new(store.clone(), secrets, Arc::clone(&arrived));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -44,7 +49,7 @@ async fn door(secrets: &[&str]) -> Door {
         store,
         webhooks,
         arrived,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -363,28 +368,43 @@ async fn a_burst_is_stored_whole() {
 }
 
 #[test]
-fn a_secret_is_its_file_without_the_last_newline() {
+fn a_file_without_a_secret_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
-    use secrecy::ExposeSecret;
-    for (text, secret) in [
-        ("a\n", "a"),
-        ("a\r\n", "a"),
-        (" a \n\n", " a \n"),
-        ("a", "a"),
-    ] {
-        std::fs::write(&path, text).unwrap();
-        let secrets = read_secrets(std::slice::from_ref(&path)).unwrap();
-        assert_eq!(secrets[0].expose_secret(), secret);
-        assert!(!format!("{secrets:?}").contains("a\""));
-    }
     for text in ["", "\n"] {
         std::fs::write(&path, text).unwrap();
-        let error = read_secrets(std::slice::from_ref(&path)).unwrap_err();
+        let error = Secrets::read(std::slice::from_ref(&path)).unwrap_err();
         assert!(error.to_string().contains("is empty"));
     }
+    std::fs::write(&path, "hidden").unwrap();
+    let secrets = Secrets::read(std::slice::from_ref(&path)).unwrap();
+    assert!(!format!("{secrets:?}").contains("hidden"));
     std::fs::remove_file(&path).unwrap();
-    assert!(read_secrets(&[path]).is_err());
+    assert!(Secrets::read(&[path]).is_err());
+}
+
+/// Such a door refused every delivery after the secret was replaced, until somebody thought of a restart.
+#[tokio::test]
+async fn a_secret_that_is_replaced_is_good_at_once() {
+    let door = door(&["first"]).await;
+    let file = door.folder.path().join("secret-0");
+    let answer = async |guid: &str, secret: &str| {
+        let mut headers = door.good_headers(guid, "push", b"{}");
+        let signed = signature(secret, b"{}");
+        headers.insert("x-hub-signature-256", signed.parse().unwrap());
+        door.post(headers, "{}").await.0
+    };
+    assert_eq!(answer("a", "first").await, 202);
+    // A newline is what editors add, and no part of it.
+    std::fs::write(&file, "the second\r\n").unwrap();
+    assert_eq!(answer("b", "first").await, 401);
+    assert_eq!(answer("c", "the second").await, 202);
+    // Gone or empty for a moment, while it is replaced.
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(answer("d", "the second").await, 202);
+    assert_eq!(answer("e", "").await, 401);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(answer("f", "the second").await, 202);
 }
 
 /// Not a promise that a test can keep on every machine, but the figures to look at:

@@ -23,6 +23,12 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
         .map(|file| ("GitHub token", file))
         .chain(
             github
+                .app
+                .iter()
+                .map(|app| ("GitHub App's key", &app.private_key_file)),
+        )
+        .chain(
+            github
                 .webhook_secret_files
                 .iter()
                 .map(|file| ("webhook secret", file)),

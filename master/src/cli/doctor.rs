@@ -2,9 +2,9 @@
 
 use super::serve::{lock, open_objects, vm_config};
 use crate::config::{Config, Platforms};
+use crate::github::GitHub;
 use crate::pipeline::disks::Disks;
 use crate::pipeline::pause::Pause;
-use crate::report::GitHub;
 use crate::session::available_agents;
 use crate::store::{Store, StoreError};
 use crate::vm::Machines;
@@ -277,7 +277,7 @@ async fn storage(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 async fn github(config: &Config, findings: &mut Vec<Finding>) {
-    if config.github.token_file.is_none() {
+    if !config.github.has_credentials() {
         findings.push(note(
             "GitHub",
             "no token is configured: repositories are polled, no status is reported",

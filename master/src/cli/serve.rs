@@ -11,7 +11,8 @@ mod systemd;
 
 use crate::clock::Clock;
 use crate::config::{Config, Platforms};
-use crate::event::webhook::{self, Webhooks};
+use crate::event::webhook::{Secrets, Webhooks};
+use crate::github::GitHub;
 use crate::model::AfterDrain;
 use crate::pipeline::disks::Disks;
 use crate::pipeline::intake::Intake;
@@ -20,11 +21,11 @@ use crate::pipeline::pause::Pauses;
 use crate::pipeline::signals::Signals;
 use crate::pipeline::{Machinery, Pipeline};
 use crate::placement::Capacity;
-use crate::report::{GitHub, Pace, Reporter, reporter};
+use crate::report::{Pace, Reporter, reporter};
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use crate::session::Ssh;
-use crate::source::{Sources, credentials_from_file};
+use crate::source::Sources;
 use crate::store::{Store, StoreError};
 use crate::vm::{Acceleration, Machines, VmConfig};
 use crate::web::{self, ApiToken, App};
@@ -124,12 +125,17 @@ impl Master {
             .unwrap_or_else(|| data.join("api-token"));
         let token = Arc::new(ApiToken::read_or_make(&token_file)?);
         let signals = Signals::default();
-        let secrets = webhook::read_secrets(&config.github.webhook_secret_files)?;
+        let secrets = Secrets::read(&config.github.webhook_secret_files)?;
         let webhooks = Webhooks::new(store.clone(), secrets, signals.deliveries.clone());
-        let sources = Arc::new(Sources::new(
-            data.join("mirrors"),
-            credentials_from_file(config.github.token_file.clone()),
-        ));
+        let github = match config.github.has_credentials() {
+            true => Some(Arc::new(GitHub::new(&config.github)?)),
+            false => None,
+        };
+        let mirrors = data.join("mirrors");
+        let sources = Arc::new(match &github {
+            Some(github) => Sources::new(mirrors, github.clone()),
+            None => Sources::new(mirrors, None),
+        });
         let platforms = Platforms::load(config.platforms_dir.clone());
         tracing::info!(
             ready = platforms.ready().len(),
@@ -149,20 +155,13 @@ impl Master {
             sources: sources.clone(),
             config: config.clone(),
         };
-        let reporter = match config.github.token_file {
-            Some(_) => {
-                let github = Arc::new(GitHub::new(&config.github)?);
-                let outbox = signals.outbox.clone();
-                Some(Reporter::new(
-                    store.clone(),
-                    github,
-                    outbox,
-                    Pace::default(),
-                    clock,
-                ))
-            }
-            None => None,
+        let pace = Pace {
+            first_pause: Duration::from_secs(config.github.limit_pause_secs),
+            ..Pace::default()
         };
+        let outbox = signals.outbox.clone();
+        let reporter =
+            github.map(|github| Reporter::new(store.clone(), github, outbox, pace, clock));
         let machinery = Arc::new(Machinery {
             config,
             platforms: platforms.clone(),

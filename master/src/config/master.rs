@@ -56,6 +56,23 @@ pub struct GithubConfig {
     pub token_file: Option<PathBuf>,
     /// Files with the webhook's secrets; all are accepted, so that one can be rotated.
     pub webhook_secret_files: Vec<PathBuf>,
+    /// Be a GitHub App instead of the holder of a token.
+    pub app: Option<GithubAppConfig>,
+    /// The first pause after GitHub asked to send less without saying for how long, in seconds; doubled each time up
+    /// to fifteen minutes. Default 60.
+    pub limit_pause_secs: u64,
+}
+
+/// A GitHub App, which has rights and a limit of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GithubAppConfig {
+    /// The *App ID* on the App's page.
+    pub id: u64,
+    /// File with a private key of the App, in PEM. It is read again when it changes.
+    pub private_key_file: PathBuf,
+    /// The one installation to act for. Default: that of each repository's owner.
+    pub installation_id: Option<u64>,
 }
 
 /// Whether guests run in hardware virtualisation.
@@ -199,6 +216,8 @@ impl Default for GithubConfig {
             api_url: Url::parse("https://api.github.com").expect("a constant"),
             token_file: None,
             webhook_secret_files: Vec::new(),
+            app: None,
+            limit_pause_secs: 60,
         }
     }
 }
@@ -265,6 +284,12 @@ impl Config {
             .chain(self.server.api_token_file.as_mut())
             .chain(self.github.token_file.as_mut())
             .chain(self.github.webhook_secret_files.iter_mut())
+            .chain(
+                self.github
+                    .app
+                    .as_mut()
+                    .map(|app| &mut app.private_key_file),
+            )
             .chain(self.storage.secrets_file.as_mut());
         for path in paths {
             *path = folder.join(&*path);
@@ -303,13 +328,20 @@ impl Config {
                     .map_err(|e| wrong(format!("repository `{name}`: suites: {e}")))?;
             }
         }
-        if self.github.token_file.is_none()
+        if self.github.token_file.is_some() && self.github.app.is_some() {
+            return Err(ConfigError::meaning(
+                path,
+                "[github.app] takes the place of `token_file` under [github]: give only one of them"
+                    .to_owned(),
+            ));
+        }
+        if !self.github.has_credentials()
             && let Some(repository) = self.repositories.iter().find(|r| r.is_github())
         {
             return Err(ConfigError::meaning(
                 path,
                 format!(
-                    "repository `{}` is on GitHub, so statuses need `token_file` under [github]; \
+                    "repository `{}` is on GitHub, so statuses need `token_file` under [github], or [github.app]; \
                      for a repository that is only fetched give its `url`",
                     repository.name
                 ),
@@ -323,6 +355,13 @@ impl Config {
         self.repositories
             .iter()
             .find(|repository| repository.name.eq_ignore_ascii_case(name))
+    }
+}
+
+impl GithubConfig {
+    /// Whether GitHub is talked to at all.
+    pub fn has_credentials(&self) -> bool {
+        self.token_file.is_some() || self.app.is_some()
     }
 }
 
@@ -423,6 +462,10 @@ mod tests {
                 "repository `../x`: a name has",
             ),
             ("[[repository]]\nname = 'a/b'", "needs"),
+            (
+                "[github]\ntoken_file = 't'\napp = { id = 1, private_key_file = 'k' }",
+                "takes the place of `token_file`",
+            ),
             (
                 "[[repository]]\nname='a'\nurl='/x'\n[[repository]]\nname='A'\nurl='/y'",
                 "repository `A` is listed twice",

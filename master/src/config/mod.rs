@@ -13,12 +13,14 @@ mod master;
 mod platform;
 mod platforms;
 mod repository_file;
+mod watched;
 
 pub use error::ConfigError;
 pub use master::{
-    Acceleration, Config, GithubConfig, HypervisorConfig, Limits, OnNewCommit, RepositoryConfig,
-    ServerConfig, StorageConfig,
+    Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, Limits, OnNewCommit,
+    RepositoryConfig, ServerConfig, StorageConfig,
 };
 pub use platform::parse_platform;
 pub use platforms::{Platforms, RefusedPlatform};
 pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};
+pub(crate) use watched::{Reread, Watched};

@@ -6,41 +6,6 @@ use http::{HeaderMap, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
-
-/// A file with a webhook secret cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    #[error("cannot read the webhook secret {path}: {source}")]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error(
-        "the webhook secret {path} is empty, so anybody could sign with it\nhint: `openssl rand -hex 32 > {path}`, and the same text as the webhook's secret on GitHub"
-    )]
-    Empty { path: PathBuf },
-}
-
-/// Reads webhook secrets, without the newline that editors add.
-pub fn read_secrets(paths: &[PathBuf]) -> Result<Vec<SecretString>, SecretError> {
-    paths.iter().map(|path| read_secret(path)).collect()
-}
-
-fn read_secret(path: &Path) -> Result<SecretString, SecretError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SecretError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let secret = text.strip_suffix('\n').unwrap_or(&text);
-    let secret = secret.strip_suffix('\r').unwrap_or(secret);
-    if secret.is_empty() {
-        return Err(SecretError::Empty {
-            path: path.to_owned(),
-        });
-    }
-    Ok(SecretString::from(secret))
-}
 
 /// The signature that the request claims: the one thing that is looked at before the body is read.
 pub(super) fn claimed_signature(

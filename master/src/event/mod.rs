@@ -20,4 +20,5 @@
 
 mod check;
 pub mod interpret;
+mod secrets;
 pub mod webhook;

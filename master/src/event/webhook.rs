@@ -13,12 +13,11 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
-pub use super::check::{SecretError, read_secrets};
+pub use super::secrets::{SecretError, Secrets};
 
 /// GitHub's own cap; it never sends more.
 pub const MOST_BODY_BYTES: usize = 25 << 20;
@@ -63,7 +62,7 @@ impl IntoResponse for WebhookAnswer {
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     writer: DeliveryWriter,
-    secrets: Arc<[SecretString]>,
+    secrets: Secrets,
     /// Told of each delivery that waits to be acted upon.
     arrived: Arc<Notify>,
     budget: Arc<Semaphore>,
@@ -71,10 +70,10 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// Starts the task that writes deliveries. All `secrets` are accepted, so that one can be rotated.
-    pub fn new(store: Store, secrets: Vec<SecretString>, arrived: Arc<Notify>) -> Webhooks {
+    pub fn new(store: Store, secrets: Secrets, arrived: Arc<Notify>) -> Webhooks {
         Webhooks {
             writer: DeliveryWriter::start(store),
-            secrets: secrets.into(),
+            secrets,
             arrived,
             budget: Arc::new(Semaphore::new(BUDGET as usize)),
         }
@@ -92,11 +91,12 @@ impl Webhooks {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<WebhookAnswer, WebhookAnswer> {
-        let signature = claimed_signature(&self.secrets, headers)?;
+        let secrets = self.secrets.current();
+        let signature = claimed_signature(&secrets, headers)?;
         let (body, sha256) = if body.len() < LARGE_BODY_BYTES {
-            examine(&self.secrets, &signature, headers, &body).map(|sha256| (body, sha256))?
+            examine(&secrets, &signature, headers, &body).map(|sha256| (body, sha256))?
         } else {
-            let (secrets, headers) = (self.secrets.clone(), headers.clone());
+            let headers = headers.clone();
             tokio::task::spawn_blocking(move || {
                 examine(&secrets, &signature, &headers, &body).map(|sha256| (body, sha256))
             })
@@ -177,7 +177,7 @@ pub fn routes(webhooks: Webhooks) -> Router {
 }
 
 async fn handle(State(webhooks): State<Webhooks>, request: Request) -> WebhookAnswer {
-    if let Err(answer) = claimed_signature(&webhooks.secrets, request.headers()) {
+    if let Err(answer) = claimed_signature(&webhooks.secrets.current(), request.headers()) {
         return answer;
     }
     let too_large = || {

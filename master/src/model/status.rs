@@ -55,6 +55,11 @@ impl CommitStatus {
     pub fn context_of(suite: &str, platform: &str) -> String {
         format!("vivarium/{suite} ({platform})")
     }
+
+    /// GitHub takes contexts for the same without regard to case.
+    pub fn is_of(&self, context: &str) -> bool {
+        self.context.to_lowercase() == context.to_lowercase()
+    }
 }
 
 /// Test cases counted from JUnit reports.

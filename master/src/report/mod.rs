@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The reporter looks at the difference between what is wanted and what was sent, and takes a step; it owns nothing that
-//! a restart would lose. [`answer`] decides, purely, what a reply of GitHub means.
+//! a restart would lose. What a reply of GitHub means is decided, purely, by [`crate::github::answer`].
 
 #![cfg_attr(
     not(test),
@@ -19,12 +19,12 @@
     )
 )]
 
-pub mod answer;
-pub mod github;
 pub mod reporter;
-mod token;
+mod rules;
+mod sink;
 pub mod wording;
 
-pub use answer::Verdict;
-pub use github::{GitHub, GitHubCheck, GitHubError, RepositoryCheck};
-pub use reporter::{Pace, Reporter, StatusSink};
+pub use crate::github::Verdict;
+pub use reporter::Reporter;
+pub use rules::Pace;
+pub use sink::StatusSink;

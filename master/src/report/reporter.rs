@@ -8,15 +8,17 @@
 //! ```
 //!
 //! What is sent is what the row says at that moment, so what was overtaken while it waited is never sent, and since no
-//! row has two requests under way, nothing late can arrive over something newer. A refusal for sending too much
-//! pauses everything, and one request goes first when the pause is over.
+//! row has two requests under way, nothing late can arrive over something newer. After a try that may have been carried
+//! out although its answer was lost, GitHub is asked what it shows before anything is sent twice. A refusal for sending
+//! too much pauses everything, and one request goes first when the pause is over.
 
-use super::answer::Verdict;
+use super::rules::{Pace, Record, Step, decide};
+use super::sink::StatusSink;
 use crate::clock::Clock;
-use crate::model::CommitStatus;
+use crate::github::Verdict;
 use crate::pulse::Pulse;
 use crate::store::{StatusId, StatusRow, Store, StoreError};
-use futures::future::BoxFuture;
+use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -30,51 +32,8 @@ use tokio_util::sync::CancellationToken;
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// A round is a look into the store, which waits for seconds where another process holds the database.
 pub const ROUND: Duration = Duration::from_secs(120);
-
-/// Where statuses go: GitHub, or a test's stand-in.
-pub trait StatusSink: Send + Sync + std::fmt::Debug {
-    /// Sends one status once. Ends within a bounded time.
-    fn post<'a>(
-        &'a self,
-        repository: &'a str,
-        sha: &'a str,
-        status: &'a CommitStatus,
-    ) -> BoxFuture<'a, Verdict>;
-}
-
-/// How fast, and how patient.
-#[derive(Debug, Clone)]
-pub struct Pace {
-    /// Requests at the same time, each for another row.
-    pub concurrency: usize,
-    /// After a failure; doubled with each one up to the longest, less a part that differs.
-    pub first_retry: Duration,
-    pub longest_retry: Duration,
-    /// After "too much" without a hint for how long; doubled likewise.
-    pub first_pause: Duration,
-    pub longest_pause: Duration,
-    /// Before a token that was not accepted is tried again.
-    pub token_pause: Duration,
-    /// Tries for a commit that GitHub does not know: with the pauses between, about two minutes.
-    pub tries_for_commit: u32,
-    /// The longest time between two looks, should a wake be missed.
-    pub look: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace {
-            concurrency: 8,
-            first_retry: Duration::from_secs(1),
-            longest_retry: Duration::from_secs(60),
-            first_pause: Duration::from_secs(60),
-            longest_pause: Duration::from_secs(900),
-            token_pause: Duration::from_secs(60),
-            tries_for_commit: 8,
-            look: Duration::from_secs(15),
-        }
-    }
-}
+/// Between two looks at the file with credentials that were not accepted.
+const CREDENTIALS_LOOK: Duration = Duration::from_millis(500);
 
 /// The worker; [`Reporter::run`] is its loop.
 #[derive(Debug)]
@@ -87,7 +46,13 @@ pub struct Reporter {
     in_flight: HashMap<Id, StatusId>,
     /// How often GitHub did not know the commit, in a row.
     unknown_commit: HashMap<StatusId, u32>,
+    /// Rows of which this version may have been sent: the answer was lost.
+    unsure: HashMap<StatusId, i64>,
+    /// What was wanted before may have been sent by the master that ran before this one.
+    started_at: Timestamp,
     paused_until: Option<Instant>,
+    /// The pause is for credentials that were not accepted.
+    waits_for_credentials: bool,
     /// Pauses since the last success.
     pauses: u32,
 }
@@ -96,22 +61,25 @@ pub struct Reporter {
 #[derive(Debug)]
 struct Ended {
     id: StatusId,
+    version: i64,
     verdict: Option<Verdict>,
     pause: Option<Duration>,
 }
 
-/// What is recorded, and whether all wait.
-#[derive(Debug, PartialEq, Eq)]
-struct Step {
-    record: Record,
-    pause: Option<Duration>,
+/// What is known of a row beside what it says.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    unsure: Option<i64>,
+    started_at: Timestamp,
+    unknown_commit: u32,
+    pauses: u32,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Record {
-    Sent,
-    Retry { after: Duration, why: String },
-    Refused { why: String },
+impl Before {
+    /// Whether GitHub may show this already.
+    fn may_be_shown(&self, row: &StatusRow) -> bool {
+        self.unsure == Some(row.version) || row.changed_at < self.started_at
+    }
 }
 
 impl Reporter {
@@ -128,10 +96,13 @@ impl Reporter {
             sink,
             wake,
             pace,
+            started_at: clock.now(),
             clock,
             in_flight: HashMap::new(),
             unknown_commit: HashMap::new(),
+            unsure: HashMap::new(),
             paused_until: None,
+            waits_for_credentials: false,
             pauses: 0,
         }
     }
@@ -169,10 +140,17 @@ impl Reporter {
     ) -> Result<Duration, StoreError> {
         if let Some(until) = self.paused_until {
             let rest = until.saturating_duration_since(Instant::now());
-            if !rest.is_zero() {
-                return Ok(rest);
+            let is_mended = self.waits_for_credentials && self.sink.has_new_credentials();
+            if is_mended {
+                tracing::info!("GitHub's credentials were replaced: statuses are sent again");
+            } else if !rest.is_zero() {
+                return Ok(match self.waits_for_credentials {
+                    true => rest.min(CREDENTIALS_LOOK),
+                    false => rest,
+                });
             }
             self.paused_until = None;
+            self.waits_for_credentials = false;
         }
         // After a pause one request goes ahead and shows whether it is over.
         let most = if self.pauses > 0 {
@@ -195,8 +173,12 @@ impl Reporter {
                 self.pace.clone(),
                 self.clock.clone(),
                 id,
-                self.unknown_commit.get(&id).copied().unwrap_or(0),
-                self.pauses,
+                Before {
+                    unsure: self.unsure.get(&id).copied(),
+                    started_at: self.started_at,
+                    unknown_commit: self.unknown_commit.get(&id).copied().unwrap_or(0),
+                    pauses: self.pauses,
+                },
             );
             let task = requests.spawn(request);
             self.in_flight.insert(task.id(), id);
@@ -231,6 +213,15 @@ impl Reporter {
             }
         };
         match &ended.verdict {
+            Some(Verdict::Later { .. }) => {
+                self.unsure.insert(ended.id, ended.version);
+            }
+            Some(Verdict::Sent { .. } | Verdict::NotYet { .. } | Verdict::Refused { .. }) => {
+                self.unsure.remove(&ended.id);
+            }
+            Some(Verdict::Limited { .. } | Verdict::Unauthorized { .. }) | None => {}
+        }
+        match &ended.verdict {
             Some(Verdict::NotYet { .. }) => {
                 let count = self.unknown_commit.entry(ended.id).or_default();
                 *count = count.saturating_add(1);
@@ -250,6 +241,8 @@ impl Reporter {
             Some(Verdict::Later { .. }) | None => {}
         }
         if let Some(pause) = ended.pause {
+            self.waits_for_credentials =
+                matches!(ended.verdict, Some(Verdict::Unauthorized { .. }));
             self.pause(pause);
         }
     }
@@ -267,23 +260,30 @@ async fn send(
     pace: Pace,
     clock: Clock,
     id: StatusId,
-    unknown_commit: u32,
-    pauses: u32,
+    before: Before,
 ) -> Result<Ended, StoreError> {
-    let nothing = Ended {
-        id,
-        verdict: None,
-        pause: None,
+    let row = store.status_row(id).await?;
+    let Some(row) = row.filter(StatusRow::is_unsent) else {
+        return Ok(Ended {
+            id,
+            version: 0,
+            verdict: None,
+            pause: None,
+        });
     };
-    let Some(row) = store.status_row(id).await? else {
-        return Ok(nothing);
+    let is_shown = match before.may_be_shown(&row) {
+        true => sink.shows(&row.repository, &row.sha, &row.status).await,
+        false => Ok(false),
     };
-    if !row.is_unsent() {
-        return Ok(nothing);
-    }
-    let verdict = sink.post(&row.repository, &row.sha, &row.status).await;
+    let verdict = match is_shown {
+        Ok(true) => Verdict::Sent { pause: None },
+        Ok(false) | Err(Verdict::Refused { .. } | Verdict::NotYet { .. }) => {
+            sink.post(&row.repository, &row.sha, &row.status).await
+        }
+        Err(verdict) => verdict,
+    };
     let tries = u32::try_from(row.tries).unwrap_or(u32::MAX);
-    let step = decide(&verdict, tries, unknown_commit, pauses, &pace);
+    let step = decide(&verdict, tries, before.unknown_commit, before.pauses, &pace);
     log(&row, &step, &verdict);
     let now = clock.now();
     match &step.record {
@@ -302,41 +302,10 @@ async fn send(
     }
     Ok(Ended {
         id,
+        version: row.version,
         verdict: Some(verdict),
         pause: step.pause,
     })
-}
-
-/// The rules of sending again.
-fn decide(verdict: &Verdict, tries: u32, unknown_commit: u32, pauses: u32, pace: &Pace) -> Step {
-    let retry = |after, why: &String| Record::Retry {
-        after,
-        why: why.clone(),
-    };
-    let (record, pause) = match verdict {
-        Verdict::Sent { pause } => (Record::Sent, *pause),
-        Verdict::Later { why } => (
-            retry(doubled(pace.first_retry, tries, pace.longest_retry), why),
-            None,
-        ),
-        Verdict::NotYet { why } if unknown_commit.saturating_add(1) >= pace.tries_for_commit => {
-            (Record::Refused { why: why.clone() }, None)
-        }
-        Verdict::NotYet { why } => (
-            retry(
-                doubled(pace.first_retry, unknown_commit, pace.longest_retry),
-                why,
-            ),
-            None,
-        ),
-        Verdict::Limited { wait, why } => {
-            let wait = wait.unwrap_or(doubled(pace.first_pause, pauses, pace.longest_pause));
-            (retry(Duration::ZERO, why), Some(wait))
-        }
-        Verdict::Unauthorized { why } => (retry(Duration::ZERO, why), Some(pace.token_pause)),
-        Verdict::Refused { why } => (Record::Refused { why: why.clone() }, None),
-    };
-    Step { record, pause }
 }
 
 /// How much of a pause a row waits: another part for each row and each try.
@@ -344,12 +313,6 @@ fn spread(id: StatusId, tries: u32) -> f64 {
     let mut hasher = DefaultHasher::new();
     (id, tries).hash(&mut hasher);
     0.75 + 0.25 * (hasher.finish() % 1000) as f64 / 1000.0
-}
-
-fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
-    first
-        .saturating_mul(2_u32.saturating_pow(times))
-        .min(longest)
 }
 
 fn log(row: &StatusRow, step: &Step, verdict: &Verdict) {

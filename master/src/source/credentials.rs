@@ -1,10 +1,13 @@
 //! What a repository is fetched with. Handed to git in its environment, so that it is in no argument, URL or file.
 
 use crate::config::RepositoryConfig;
+use crate::github::GitHub;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
-use std::path::PathBuf;
+use std::sync::Arc;
 use url::{Host, Url};
 
 /// A user and a password or token for HTTP's basic authentication.
@@ -28,25 +31,40 @@ impl Credentials {
     }
 }
 
-/// Reads the token anew at each fetch, for repositories on GitHub; a file that cannot be read is told in the log.
-pub fn credentials_from_file(
-    token_file: Option<PathBuf>,
-) -> impl Fn(&RepositoryConfig) -> Option<Credentials> + Send + Sync + 'static {
-    move |repository| {
-        let path = token_file.as_ref().filter(|_| repository.is_github())?;
-        match std::fs::read_to_string(path) {
-            Ok(token) => Some(token.trim())
-                .filter(|token| !token.is_empty())
-                .map(Credentials::token),
-            Err(error) => {
-                tracing::warn!(
-                    "cannot read the token of {} from {}: {error}; it is fetched without",
-                    repository.name,
-                    path.display()
-                );
-                None
+/// Says what a repository is fetched with. Asked before each fetch, since tokens change and end.
+pub trait Login: Send + Sync {
+    fn credentials<'a>(
+        &'a self,
+        repository: &'a RepositoryConfig,
+    ) -> BoxFuture<'a, Option<Credentials>>;
+}
+
+/// The same for all.
+impl Login for Option<Credentials> {
+    fn credentials<'a>(&'a self, _: &'a RepositoryConfig) -> BoxFuture<'a, Option<Credentials>> {
+        std::future::ready(self.clone()).boxed()
+    }
+}
+
+/// GitHub's own credentials, for repositories on GitHub; where they cannot be had, that is told in the log.
+impl Login for Arc<GitHub> {
+    fn credentials<'a>(
+        &'a self,
+        repository: &'a RepositoryConfig,
+    ) -> BoxFuture<'a, Option<Credentials>> {
+        async move {
+            if !repository.is_github() {
+                return None;
+            }
+            match self.token_for(&repository.name).await {
+                Ok(token) => Some(Credentials::token(token.expose_secret())),
+                Err(error) => {
+                    tracing::warn!(%error, "{} is fetched without a token", repository.name);
+                    None
+                }
             }
         }
+        .boxed()
     }
 }
 

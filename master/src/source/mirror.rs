@@ -108,7 +108,8 @@ impl Sources {
                 turn
             }
         };
-        let remote = Remote::new(repository, (self.inner.credentials)(repository));
+        let credentials = self.inner.login.credentials(repository).await;
+        let remote = Remote::new(repository, credentials);
         let fetch = Fetch {
             sources: self,
             repository,

@@ -26,7 +26,7 @@ mod stage;
 mod stream;
 mod tree;
 
-pub use credentials::{Credentials, credentials_from_file};
+pub use credentials::{Credentials, Login};
 pub use error::SourceError;
 pub use history::CommitInfo;
 pub use merge::Merge;
@@ -50,28 +50,23 @@ pub struct Sources {
 struct Inner {
     dir: PathBuf,
     git: Git,
-    credentials: Box<CredentialsOf>,
+    login: Box<dyn Login>,
     mirrors: Mutex<HashMap<String, Arc<Mirror>>>,
     /// Done once, before the first git runs: see [`Sources::prepare`].
     prepared: tokio::sync::OnceCell<()>,
 }
 
-type CredentialsOf = dyn Fn(&RepositoryConfig) -> Option<Credentials> + Send + Sync;
-
 impl Sources {
     /// Keeps the mirrors in `dir`, which is made when first needed and belongs to one master.
     ///
-    /// `credentials` is asked before each fetch, so that a token can change under way.
-    pub fn new(
-        dir: PathBuf,
-        credentials: impl Fn(&RepositoryConfig) -> Option<Credentials> + Send + Sync + 'static,
-    ) -> Sources {
+    /// `login` is asked before each fetch, so that a token can change under way.
+    pub fn new(dir: PathBuf, login: impl Login + 'static) -> Sources {
         let dir = std::path::absolute(&dir).unwrap_or(dir);
         Sources {
             inner: Arc::new(Inner {
                 git: Git::new(&dir),
                 dir,
-                credentials: Box::new(credentials),
+                login: Box::new(login),
                 mirrors: Mutex::default(),
                 prepared: tokio::sync::OnceCell::new(),
             }),

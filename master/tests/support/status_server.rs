@@ -37,6 +37,7 @@ pub(crate) struct Shown {
     pub(crate) context: String,
     pub(crate) state: String,
     pub(crate) description: String,
+    pub(crate) target_url: String,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +75,10 @@ impl StatusServer {
         let app = axum::Router::new()
             .route("/api/v3/repos/{owner}/{name}/statuses/{sha}", post(named))
             .route("/api/v3/repositories/{id}/statuses/{sha}", post(numbered))
+            .route(
+                "/api/v3/repos/{owner}/{name}/commits/{sha}/status",
+                get(combined),
+            )
             .route("/api/v3/rate_limit", get(rate_limit))
             .route("/api/v3/repos/{owner}/{name}", get(repository))
             .with_state(server.clone());
@@ -99,7 +104,7 @@ impl StatusServer {
         self.open.send_replace(true);
     }
 
-    /// All requests for statuses so far.
+    /// All statuses that were sent so far, taken or not.
     pub(crate) fn requests(&self) -> usize {
         self.records.lock().unwrap().requests
     }
@@ -193,6 +198,7 @@ impl StatusServer {
             context: text("context"),
             state: text("state"),
             description: text("description"),
+            target_url: text("target_url"),
         });
         self.changed.notify_waiters();
         if matches!(fault, Some(Fault::ShownThenReset)) {
@@ -243,6 +249,29 @@ async fn numbered(
     Json(body): Json<Value>,
 ) -> Response {
     server.status(sha, &headers, &body).await
+}
+
+/// The latest status of each context.
+async fn combined(
+    State(server): State<StatusServer>,
+    Path((_, _, sha)): Path<(String, String, String)>,
+) -> Response {
+    let latest: BTreeMap<String, Value> = server
+        .shown()
+        .into_iter()
+        .filter(|shown| shown.sha == sha)
+        .map(|shown| {
+            let value = json!({
+                "context": shown.context,
+                "state": shown.state,
+                "description": shown.description,
+                "target_url": shown.target_url,
+            });
+            (shown.context.to_lowercase(), value)
+        })
+        .collect();
+    let statuses: Vec<Value> = latest.into_values().collect();
+    Json(json!({ "sha": sha, "total_count": statuses.len(), "statuses": statuses })).into_response()
 }
 
 async fn rate_limit(State(server): State<StatusServer>, headers: HeaderMap) -> Response {

@@ -1,4 +1,7 @@
+use super::wish::compare;
 use super::*;
+use crate::store::Store;
+use jiff::SignedDuration;
 use proptest::prelude::*;
 
 fn status(state: StatusState, description: &str) -> CommitStatus {
@@ -81,6 +84,41 @@ async fn a_new_wish_waits_out_the_pause_after_a_failure() {
         .await
         .unwrap();
     assert!(!store.status_row(id).await.unwrap().unwrap().is_unsent());
+}
+
+/// A person who reads `vivarium` as failed looks for the job that failed: it must be there by then.
+#[tokio::test]
+async fn the_sum_is_sent_after_its_parts_unless_one_cannot_be_sent() {
+    let (store, _folder) = store().await;
+    let now = Timestamp::now();
+    let want = async |context: &str| {
+        let status = CommitStatus {
+            context: context.into(),
+            ..status(StatusState::Failure, "no")
+        };
+        let (build, reopen) = (BuildId(1), Reopen::No);
+        store
+            .want_status("o/r", "a", &status, build, reopen, now)
+            .await
+            .unwrap();
+    };
+    want(CommitStatus::AGGREGATE).await;
+    want("vivarium/test (one)").await;
+    want("vivarium/test (two)").await;
+    let due = async || store.due_statuses(now, 9).await.unwrap();
+    let parts = due().await;
+    assert_eq!(parts.len(), 2);
+    store
+        .status_sent(parts[0], 1, StatusState::Failure, now)
+        .await
+        .unwrap();
+    assert_eq!(due().await, [parts[1]]);
+    store
+        .retry_status_at(parts[1], now + SignedDuration::from_secs(9), "500")
+        .await
+        .unwrap();
+    let sum = store.status_row(due().await[0]).await.unwrap().unwrap();
+    assert_eq!(sum.status.context, CommitStatus::AGGREGATE);
 }
 
 proptest! {
