@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use vivarium::config::Config;
 use vivarium::event::interpret::interpret;
-use vivarium::event::webhook::{Webhooks, read_secrets};
+use vivarium::event::webhook::{Secrets, Webhooks};
 use vivarium::store::Store;
 
 const SECRET: &str = "It's a Secret to Everybody";
@@ -32,7 +32,7 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
         .expect("a folder");
     let secret = folder.path().join("secret");
     std::fs::write(&secret, SECRET).expect("the secret's file");
-    let secrets = read_secrets(&[secret]).expect("the secret");
+    let secrets = Secrets::read(&[secret]).expect("the secret");
     let runtime = Runtime::new().expect("a runtime");
     let webhooks = runtime.block_on(async {
         let store = Store::open(&folder.path().join("state.sqlite"))
