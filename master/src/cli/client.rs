@@ -4,9 +4,9 @@ use super::Remote;
 use crate::model::AfterDrain;
 #[cfg(doc)]
 use crate::web::LOG_LENGTH;
-use crate::web::{ApiToken, BuildView, DrainRequest, DrainView, JobView};
+use crate::web::{ApiToken, BuildView, DrainRequest, DrainView, JobView, TokenView};
 use anyhow::{Context, bail};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// A master that does not answer in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A master somewhere; requests that change something read the token.
+/// A master somewhere.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
@@ -71,18 +71,35 @@ impl Client {
         self.act("api/resume", &serde_json::json!({})).await
     }
 
-    /// A request that changes something.
+    pub(super) async fn tokens(&self) -> anyhow::Result<Vec<TokenView>> {
+        self.json(self.request(Method::GET, "api/tokens")?).await
+    }
+
+    /// A POST that changes something.
     pub(super) async fn act<B: Serialize, T: DeserializeOwned>(
         &self,
         path: &str,
         body: &B,
     ) -> anyhow::Result<T> {
-        let token = ApiToken::read(&self.remote.token_file).context(
-            "acts need the master's token\nhint: give --token-file, the file `api-token` in the master's data folder",
-        )?;
-        let request = self.request(Method::POST, path)?;
-        self.json(request.bearer_auth(token.expose()).json(body))
-            .await
+        self.change(Method::POST, path, body).await
+    }
+
+    /// A request that changes something.
+    pub(super) async fn change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
+        let request = self.request(method, path)?;
+        let request = request.bearer_auth(self.token()?.expose()).json(body);
+        parsed(checked(self.answer(request).await?).await?).await
+    }
+
+    fn token(&self) -> anyhow::Result<ApiToken> {
+        ApiToken::read(&self.remote.token_file).context(
+            "this needs a token\nhint: give --token-file; on the master's machine it is the file `api-token` in its data folder",
+        )
     }
 
     fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
@@ -94,29 +111,50 @@ impl Client {
         Ok(self.http.request(method, url))
     }
 
+    /// A request that only reads: the token goes along where the master asks for it, and not otherwise.
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.with_context(|| {
+        let again = request.try_clone();
+        let response = self.answer(request).await?;
+        let response = match again {
+            Some(again) if response.status() == StatusCode::UNAUTHORIZED => {
+                self.answer(again.bearer_auth(self.token()?.expose()))
+                    .await?
+            }
+            Some(_) | None => response,
+        };
+        checked(response).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.with_context(|| {
             format!(
                 "no master answers at {}\nhint: start one with `vivarium serve`, or give --url",
                 self.remote.url
             )
-        })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body: serde_json::Value = response.json().await.unwrap_or_default();
-        match body.get("error").and_then(|error| error.as_str()) {
-            Some(error) => bail!("{error}"),
-            None => bail!("the master answered {status}"),
-        }
+        })
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
-        let response = self.send(request).await?;
-        response
-            .json()
-            .await
-            .context("the master's answer is not understood")
+        parsed(self.send(request).await?).await
     }
+}
+
+/// The answer, if it is a good one; else what the master said.
+async fn checked(response: Response) -> anyhow::Result<Response> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let body: serde_json::Value = response.json().await.unwrap_or_default();
+    match body.get("error").and_then(|error| error.as_str()) {
+        Some(error) => bail!("{error}"),
+        None => bail!("the master answered {status}"),
+    }
+}
+
+async fn parsed<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
+    response
+        .json()
+        .await
+        .context("the master's answer is not understood")
 }

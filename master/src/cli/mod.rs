@@ -9,6 +9,7 @@ mod doctor;
 mod drain;
 mod serve;
 mod show;
+mod token;
 
 use crate::model::AfterDrain;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -34,7 +35,7 @@ pub(crate) struct Remote {
         global = true
     )]
     url: url::Url,
-    /// File with the token for requests that change something.
+    /// File with the token, for requests that change something and where reading needs one.
     #[arg(
         long,
         env = "VIVARIUM_TOKEN_FILE",
@@ -147,6 +148,9 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Make, list and revoke tokens: for people who log in on the page, for scripts, for Prometheus.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -198,6 +202,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             drain::drain(&remote, then, wait).await
         }
         Command::Resume { remote } => drain::resume(&remote).await,
+        Command::Token(command) => token::token(command).await.map(done),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

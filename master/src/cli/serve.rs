@@ -28,7 +28,7 @@ use crate::session::Ssh;
 use crate::source::Sources;
 use crate::store::{Store, StoreError};
 use crate::vm::{Acceleration, Machines, VmConfig};
-use crate::web::{self, ApiToken, App};
+use crate::web::{self, Access, App};
 use anyhow::Context;
 use lock::DataLock;
 use sd_notify::NotifyState;
@@ -123,7 +123,7 @@ impl Master {
             .api_token_file
             .clone()
             .unwrap_or_else(|| data.join("api-token"));
-        let token = Arc::new(ApiToken::read_or_make(&token_file)?);
+        let access = Access::open(&config.server, &token_file, &public_url, store.clone()).await?;
         let signals = Signals::default();
         let secrets = Secrets::read(&config.github.webhook_secret_files)?;
         let webhooks = Webhooks::new(store.clone(), secrets, signals.deliveries.clone());
@@ -182,7 +182,7 @@ impl Master {
                 logs,
                 objects,
                 platforms,
-                token,
+                access,
                 pauses: pauses.clone(),
                 pulses: signals.pulses.clone(),
             },

@@ -2,7 +2,7 @@
 
 use super::Remote;
 use super::client::Client;
-use crate::model::{BuildId, JobId};
+use crate::model::{BuildId, JobId, visible_line};
 use crate::report::wording;
 use crate::web::{BuildView, JobView, LOG_LENGTH};
 use anyhow::bail;
@@ -71,7 +71,7 @@ pub(super) async fn status(
             build.id,
             colour(result),
             build.repository,
-            build.title
+            visible_line(&build.title)
         );
     }
     Ok(())
@@ -139,10 +139,10 @@ pub(super) fn print_build(build: &BuildView) {
         build.id,
         colour(result),
         build.repository,
-        build.title
+        visible_line(&build.title)
     );
     if let Some(message) = &build.message {
-        println!("  {message}");
+        println!("  {}", visible_line(message));
     }
     for job in &build.jobs {
         println!("  {}", job_line(job));
@@ -165,10 +165,11 @@ pub(super) fn job_line(job: &JobView) -> String {
         .as_deref()
         .filter(|_| result != "success")
         .unwrap_or_default();
+    let message = visible_line(message);
     format!(
         "{:<8} {:<24} {} {time} {message}",
         job.id,
-        format!("{} ({})", job.suite, job.platform),
+        visible_line(&format!("{} ({})", job.suite, job.platform)),
         colour(result)
     )
 }

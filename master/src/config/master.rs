@@ -41,7 +41,10 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The address in links that GitHub shows, e.g. `https://ci.example.org`. Default: `http://` and the address listened on.
     pub public_url: Option<Url>,
-    /// File with the token that requests which change something must bear.
+    /// Everybody who reaches the master may read builds, logs, artefacts and metrics. Default true; with false, reading
+    /// needs a token or a login. Acts need one in either case.
+    pub public: bool,
+    /// File with the token `local`, which the command line on this machine uses and which may do everything.
     /// Default: `<data_dir>/api-token`, made on the first start.
     pub api_token_file: Option<PathBuf>,
 }
@@ -204,6 +207,7 @@ impl Default for ServerConfig {
         ServerConfig {
             listen: SocketAddr::from(DEFAULT_LISTEN),
             public_url: None,
+            public: true,
             api_token_file: None,
         }
     }

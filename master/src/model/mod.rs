@@ -14,7 +14,9 @@ mod intent;
 mod job;
 mod plan;
 mod platform;
+mod right;
 mod status;
+mod visible;
 
 pub use attempt::{Attempt, Phase};
 pub use build::{Build, BuildState, NewBuild, Trigger};
@@ -28,4 +30,6 @@ pub use platform::{
     Architecture, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily, Platform,
     PlatformKind, SshSpec,
 };
+pub use right::Right;
 pub use status::{CommitStatus, StatusState, TestCounts};
+pub use visible::{visible, visible_line};

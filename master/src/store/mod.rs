@@ -14,12 +14,14 @@ mod drain;
 pub mod jobs;
 pub mod results;
 mod statuses;
+mod tokens;
 
 pub use deliveries::{
     AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
     MOST_TRIES, NewDelivery, StoredDelivery, finish_delivery,
 };
 pub use statuses::{Backlog, Reopen, StatusId, StatusRow, Wanted, want_status};
+pub use tokens::{Added, TokenRow};
 
 use crate::model::{Ending, Reason};
 use jiff::Timestamp;

@@ -212,7 +212,8 @@ impl Store {
         .unwrap();
         let job = insert(
             "INSERT INTO jobs (build, repository, suite, platform, plan, priority, state, queued_at, not_before) \
-             SELECT MAX(id), 'octo/tools', 'unit', 'linux', '{}', 1, 'running', 0, 0 FROM builds",
+             SELECT MAX(id), 'octo/tools', 'unit', 'linux', \
+             '{\"steps\": [], \"timeouts\": {\"job_secs\": 1, \"no_output_secs\": 1}}', 1, 'running', 0, 0 FROM builds",
         )
         .await
         .unwrap();

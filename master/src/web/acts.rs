@@ -1,7 +1,7 @@
 //! Requests that change something: build, cancel, rerun.
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, Body};
 use super::views::BuildView;
 use crate::model::{BuildId, Ending, JobId, Reason};
 use axum::Json;
@@ -25,7 +25,7 @@ pub(crate) struct BuildRequest {
 
 pub(super) async fn build(
     State(app): State<App>,
-    Json(request): Json<BuildRequest>,
+    Body(request): Body<BuildRequest>,
 ) -> Result<(StatusCode, Json<BuildView>), ApiError> {
     let config = app.intake.config.clone();
     let repository = config.repository(&request.repository).ok_or_else(|| {
@@ -79,15 +79,21 @@ pub(super) async fn rerun_job(
 }
 
 async fn rerun(app: &App, build: BuildId, only: Option<JobId>) -> Result<Json<Value>, ApiError> {
-    match app.ledger.rerun(build, only).await? {
+    let jobs = taken_up(app.ledger.rerun(build, only).await?)?;
+    Ok(Json(json!({ "build": build.to_string(), "jobs": jobs })))
+}
+
+/// Whether a rerun took up any job, and how many.
+pub(super) fn taken_up(jobs: usize) -> Result<usize, ApiError> {
+    match jobs {
         0 => Err(ApiError::new(
             StatusCode::CONFLICT,
             "nothing was taken up again: the jobs have not ended yet",
         )),
-        jobs => Ok(Json(json!({ "build": build.to_string(), "jobs": jobs }))),
+        jobs => Ok(jobs),
     }
 }
 
-fn by_a_person() -> Ending {
+pub(super) fn by_a_person() -> Ending {
     Ending::new(Reason::CancelledByPerson, "Cancelled by a person")
 }

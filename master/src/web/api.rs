@@ -2,14 +2,17 @@
 
 use super::App;
 use super::error::ApiError;
-use super::views::{BuildView, JobView};
+use super::headers::GUEST_POLICY;
+use super::views::{BuildView, JobView, encoded};
 use crate::model::{BuildId, JobId};
 use crate::pipeline::pause::Pause;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{
+    CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -119,9 +122,20 @@ pub(super) async fn artifact(
         .map_err(ApiError::internal)?;
     let headers = [
         // Never shown as a page: a guest wrote it.
-        (CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (CONTENT_DISPOSITION, "attachment".to_owned()),
-        (CONTENT_LENGTH, fetched.size.to_string()),
+        (
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
+        (CONTENT_DISPOSITION, attachment(&artifact.path)),
+        (CONTENT_SECURITY_POLICY, GUEST_POLICY),
+        (CONTENT_LENGTH, HeaderValue::from(fetched.size)),
     ];
     Ok((headers, Body::from_stream(fetched.bytes)).into_response())
+}
+
+/// To be saved under the last part of its path; in the form of RFC 8187, so that no character can end the header.
+fn attachment(path: &str) -> HeaderValue {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let value = format!("attachment; filename*=UTF-8''{}", encoded(name));
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("attachment"))
 }

@@ -1,10 +1,15 @@
-//! Answers to requests that cannot be met: a status and one sentence.
+//! Answers to requests that cannot be met: a status and one sentence, as JSON or as a page.
 
 use super::App;
+use super::pages::{Page, render};
 use crate::model::{Build, BuildId, Job, JobId};
 use axum::Json;
+use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
+use minijinja::context;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// What went wrong, as JSON `{"error": "…"}`.
@@ -13,6 +18,10 @@ pub(super) struct ApiError {
     status: StatusCode,
     message: String,
 }
+
+/// The same as a page.
+#[derive(Debug)]
+pub(super) struct PageError(ApiError);
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
@@ -30,6 +39,10 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, message)
     }
 
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        ApiError::new(StatusCode::UNAUTHORIZED, message)
+    }
+
     /// A fault of ours: its cause goes into the master's own log, not to a stranger.
     pub(super) fn internal(error: impl std::fmt::Display) -> Self {
         tracing::error!(%error, "request failed");
@@ -37,6 +50,12 @@ impl ApiError {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the master could not answer; its log says why",
         )
+    }
+}
+
+impl PageError {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        PageError(ApiError::new(status, message))
     }
 }
 
@@ -56,14 +75,63 @@ impl App {
     }
 }
 
+/// A JSON body; what is wrong with it is told as JSON too.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Body(value)),
+            Err(rejection) => Err(ApiError::new(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
 impl From<crate::store::StoreError> for ApiError {
     fn from(error: crate::store::StoreError) -> Self {
         ApiError::internal(error)
     }
 }
 
+impl From<crate::store::StoreError> for PageError {
+    fn from(error: crate::store::StoreError) -> Self {
+        PageError(ApiError::internal(error))
+    }
+}
+
+impl From<ApiError> for PageError {
+    fn from(error: ApiError) -> Self {
+        PageError(error)
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.message }))).into_response()
+        let body = Json(json!({ "error": self.message }));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response()
+            }
+            status => (status, body).into_response(),
+        }
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let status = self.0.status;
+        let what = status.canonical_reason().unwrap_or("Error");
+        let message = &self.0.message;
+        match render(
+            "error.html",
+            context! { page => Page::default(), what, message },
+        ) {
+            Ok(html) => (status, html).into_response(),
+            // The template itself is broken.
+            Err(_) => self.0.into_response(),
+        }
     }
 }

@@ -4,11 +4,12 @@
 
 use super::App;
 use super::error::ApiError;
+use super::headers::GUEST_POLICY;
 use crate::model::JobId;
 use crate::result::log::Logs;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -84,6 +85,9 @@ pub(super) async fn raw(
     }
     let mut response = Body::from_stream(chunks(app.logs.clone(), id, from, until)).into_response();
     *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, GUEST_POLICY);
     for (name, value) in answer_headers {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);

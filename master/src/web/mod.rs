@@ -1,18 +1,23 @@
 //! What the master shows and takes over HTTP: pages, JSON, live logs, webhooks, metrics.
 //!
-//! Reading needs nothing; each request that changes something bears the token (see `auth`).
+//! Reading needs nothing where the master is public, else a token or a login; each request that changes something needs
+//! one (see [`access`]).
 
+pub mod access;
 mod acts;
 mod api;
-mod auth;
 mod drain;
 mod error;
+mod forms;
+mod headers;
 mod logs;
 mod metrics;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod views;
 
-pub use auth::ApiToken;
+pub use access::{Access, ApiToken, MadeToken, TokenView};
 pub(crate) use drain::DrainRequest;
 pub use drain::DrainView;
 pub use logs::LOG_LENGTH;
@@ -27,13 +32,13 @@ use crate::pulse::Pulses;
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::middleware::map_response;
-use axum::response::Response;
-use axum::routing::{get, post};
-use std::sync::Arc;
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::routing::{delete, get, post};
 use tower_http::trace::TraceLayer;
+
+/// Bodies of requests other than webhooks: forms, and JSON with a few names.
+const MOST_BODY_BYTES: usize = 64 << 10;
 
 /// What the handlers work with; clones share it.
 #[derive(Debug, Clone)]
@@ -43,31 +48,27 @@ pub struct App {
     pub logs: Logs,
     pub objects: Objects,
     pub platforms: Platforms,
-    pub token: Arc<ApiToken>,
+    pub access: Access,
     pub pauses: Pauses,
     pub pulses: Pulses,
 }
 
+impl FromRef<App> for Access {
+    fn from_ref(app: &App) -> Access {
+        app.access.clone()
+    }
+}
+
 /// All routes.
 pub fn routes(app: App, webhooks: Webhooks) -> Router {
-    let acts = Router::new()
-        .route("/api/builds", post(acts::build))
-        .route("/api/builds/{id}/cancel", post(acts::cancel_build))
-        .route("/api/builds/{id}/rerun", post(acts::rerun_build))
-        .route("/api/jobs/{id}/cancel", post(acts::cancel_job))
-        .route("/api/jobs/{id}/rerun", post(acts::rerun_job))
-        .route("/api/drain", post(drain::begin))
-        .route("/api/resume", post(drain::resume))
-        .route_layer(axum::middleware::from_fn_with_state(
-            app.clone(),
-            auth::require_token,
-        ));
-    Router::new()
+    let access = app.access.clone();
+    let open = Router::new()
+        .route("/login", get(access::login_page).post(access::log_in))
+        .route("/logout", post(access::log_out));
+    let reading = Router::new()
         .route("/", get(pages::builds))
         .route("/builds/{id}", get(pages::build))
         .route("/jobs/{id}", get(pages::job))
-        .route("/static/{name}", get(pages::asset))
-        .route("/healthz", get(api::health))
         .route("/metrics", get(metrics::metrics))
         .route("/api/builds", get(api::builds))
         .route("/api/builds/{id}", get(api::build))
@@ -77,24 +78,39 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/api/jobs/{id}/artifacts/{*path}", get(api::artifact))
         .route("/api/platforms", get(api::platforms))
         .route("/api/drain", get(drain::show))
+        .route_layer(from_fn_with_state(access.clone(), access::may_read));
+    // Each checks its form by itself.
+    let forms = Router::new()
+        .route("/builds/{id}/cancel", post(forms::cancel_build))
+        .route("/builds/{id}/rerun", post(forms::rerun_build))
+        .route("/jobs/{id}/cancel", post(forms::cancel_job))
+        .route("/jobs/{id}/rerun", post(forms::rerun_job));
+    let acts = Router::new()
+        .route("/api/builds", post(acts::build))
+        .route("/api/builds/{id}/cancel", post(acts::cancel_build))
+        .route("/api/builds/{id}/rerun", post(acts::rerun_build))
+        .route("/api/jobs/{id}/cancel", post(acts::cancel_job))
+        .route("/api/jobs/{id}/rerun", post(acts::rerun_job))
+        .route_layer(from_fn(access::may_act));
+    let administration = Router::new()
+        .route("/api/drain", post(drain::begin))
+        .route("/api/resume", post(drain::resume))
+        .route("/api/tokens", get(access::list).post(access::create))
+        .route("/api/tokens/{name}", delete(access::revoke))
+        .route_layer(from_fn(access::may_admin));
+    let for_visitors = open
+        .merge(reading)
+        .merge(forms)
         .merge(acts)
+        .merge(administration)
+        .layer(from_fn_with_state(access, access::identify));
+    Router::new()
+        .route("/static/{name}", get(pages::asset))
+        .route("/healthz", get(api::health))
+        .merge(for_visitors)
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .with_state(app)
         .merge(webhook::routes(webhooks))
-        .layer(map_response(with_safe_headers))
+        .layer(map_response(headers::with_safe_headers))
         .layer(TraceLayer::new_for_http())
-}
-
-/// Pages run our own script alone, and nothing is guessed from content that a guest wrote.
-async fn with_safe_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ),
-    );
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
 }

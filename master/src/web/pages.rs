@@ -1,13 +1,18 @@
-//! Plain pages: builds, a build, a job with its live log. Templates escape everything; see `templates/`.
+//! Plain pages: builds, a build, a job with its live log. All that is written into a template is escaped (see `show`).
 
 use super::App;
-use super::error::ApiError;
+use super::access::{Visitor, login_link};
+use super::error::{ApiError, PageError};
 use super::views::{BuildView, JobView};
-use axum::extract::{Path, State};
+use crate::model::{Right, visible};
+use axum::extract::{self, FromRequestParts, Path};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse, Response};
 use jiff::Timestamp;
-use minijinja::{Environment, context};
+use minijinja::{Environment, Output, State, Value, context, escape_formatter};
+use serde::Serialize;
+use std::convert::Infallible;
 use std::sync::LazyLock;
 
 /// Builds on the front page.
@@ -16,66 +21,115 @@ const RECENT: i64 = 50;
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     let templates = [
+        ("again.html", include_str!("templates/again.html")),
         ("base.html", include_str!("templates/base.html")),
-        ("builds.html", include_str!("templates/builds.html")),
         ("build.html", include_str!("templates/build.html")),
+        ("builds.html", include_str!("templates/builds.html")),
+        ("buttons.html", include_str!("templates/buttons.html")),
+        ("error.html", include_str!("templates/error.html")),
         ("job.html", include_str!("templates/job.html")),
         ("jobs_table.html", include_str!("templates/jobs_table.html")),
+        ("login.html", include_str!("templates/login.html")),
     ];
     for (name, text) in templates {
         if let Err(error) = environment.add_template(name, text) {
             tracing::error!(name, %error, "a template of this build is broken");
         }
     }
+    environment.set_formatter(show);
     environment.add_filter("duration", duration);
     environment.add_filter("bytes", bytes);
     environment
 });
 
-fn render(app: &App, name: &str, values: minijinja::Value) -> Result<Html<String>, ApiError> {
-    let notices: Vec<String> = app.pauses.now().iter().map(ToString::to_string).collect();
+/// Writes a value into a page: what could deceive in it written out, then escaped.
+fn show(
+    out: &mut Output<'_>,
+    state: &State<'_, '_>,
+    value: &Value,
+) -> Result<(), minijinja::Error> {
+    match value.as_str() {
+        Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(visible(text))),
+        Some(_) | None => escape_formatter(out, state, value),
+    }
+}
+
+pub(super) fn render(name: &str, values: Value) -> Result<Html<String>, ApiError> {
     TEMPLATES
         .get_template(name)
-        .and_then(|template| template.render(context! { notices, ..values }))
+        .and_then(|template| template.render(values))
         .map(Html)
         .map_err(|error| ApiError::internal(format!("{error:#}")))
 }
 
-pub(super) async fn builds(State(app): State<App>) -> Result<Html<String>, ApiError> {
+/// What each page shows of the visitor.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Page {
+    /// The token that the visitor logged in by.
+    login: Option<String>,
+    /// For the forms; there is one for each login.
+    secret: Option<String>,
+    may_act: bool,
+    /// The login page, from which the way leads back here.
+    login_link: Option<String>,
+    /// Why jobs wait that otherwise would start.
+    notices: Vec<String>,
+}
+
+impl FromRequestParts<App> for Page {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let Ok(visitor) = Visitor::from_request_parts(parts, app).await;
+        let notices = match app.access.is_public() || visitor.may(Right::Read) {
+            true => app.pauses.now().iter().map(ToString::to_string).collect(),
+            false => Vec::new(),
+        };
+        Ok(match visitor {
+            Visitor::Login(grant, secret) => Page {
+                may_act: grant.may >= Right::Act,
+                login: Some(grant.token),
+                secret: Some(secret.as_str().to_owned()),
+                login_link: None,
+                notices,
+            },
+            Visitor::Stranger | Visitor::Token(_) => Page {
+                login_link: Some(login_link(parts.uri.path())),
+                notices,
+                ..Page::default()
+            },
+        })
+    }
+}
+
+pub(super) async fn builds(
+    extract::State(app): extract::State<App>,
+    page: Page,
+) -> Result<Html<String>, PageError> {
     let builds: Vec<BuildView> = app.recent_builds(None, None, RECENT).await?;
-    render(
-        &app,
-        "builds.html",
-        context! { builds, now => Timestamp::now() },
-    )
+    Ok(render("builds.html", context! { page, builds })?)
 }
 
 pub(super) async fn build(
-    State(app): State<App>,
+    extract::State(app): extract::State<App>,
+    page: Page,
     Path(id): Path<String>,
-) -> Result<Html<String>, ApiError> {
+) -> Result<Html<String>, PageError> {
     let build = app.known_build(&id).await?;
     let build: BuildView = app.build_view(build).await?;
-    render(
-        &app,
-        "build.html",
-        context! { build, now => Timestamp::now() },
-    )
+    Ok(render("build.html", context! { page, build })?)
 }
 
 pub(super) async fn job(
-    State(app): State<App>,
+    extract::State(app): extract::State<App>,
+    page: Page,
     Path(id): Path<String>,
-) -> Result<Html<String>, ApiError> {
+) -> Result<Html<String>, PageError> {
     let job = app.known_job(&id).await?;
     let build = app.ledger.store.build(job.build).await?;
     let title = build.map(|build| build.new.title).unwrap_or_default();
     let job: JobView = app.whole_job_view(job).await?;
-    render(
-        &app,
-        "job.html",
-        context! { job, title, now => Timestamp::now() },
-    )
+    Ok(render("job.html", context! { page, job, title })?)
 }
 
 /// The style sheet and the script, carried in the binary.

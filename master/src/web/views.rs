@@ -249,7 +249,7 @@ fn said(conclusion: Conclusion) -> String {
 }
 
 /// A path for a URL, with what is not plain in it percent-encoded.
-fn encoded(path: &str) -> String {
+pub(super) fn encoded(path: &str) -> String {
     let mut url = String::with_capacity(path.len());
     for byte in path.bytes() {
         match byte {

@@ -10,6 +10,9 @@ if (log) {
   const decoder = new TextDecoder("utf-8");
   // Colours and cursor moves of terminals.
   const escapes = /\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g;
+  // Characters that hide or reorder what stands around them are written out, as the pages do.
+  const treacherous = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+  const written = (char) => `⟨U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
   let waiting = "";
   let scheduled = false;
 
@@ -19,7 +22,7 @@ if (log) {
     const cut = waiting.lastIndexOf("\x1b");
     const whole = cut >= 0 && waiting.length - cut < 32 && !escapes.test(waiting.slice(cut)) ? cut : waiting.length;
     escapes.lastIndex = 0;
-    const text = waiting.slice(0, whole).replace(escapes, "").replace(/\r\n/g, "\n");
+    const text = waiting.slice(0, whole).replace(escapes, "").replace(/\r\n/g, "\n").replace(treacherous, written);
     waiting = waiting.slice(whole);
     log.append(text);
     if (log.textContent.length > MOST) log.textContent = log.textContent.slice(-MOST / 2);
