@@ -123,7 +123,6 @@ impl Master {
             .api_token_file
             .clone()
             .unwrap_or_else(|| data.join("api-token"));
-        let access = Access::open(&config.server, &token_file, &public_url, store.clone()).await?;
         let signals = Signals::default();
         let secrets = Secrets::read(&config.github.webhook_secret_files)?;
         let webhooks = Webhooks::new(store.clone(), secrets, signals.deliveries.clone());
@@ -143,6 +142,14 @@ impl Master {
             "platforms"
         );
         let clock = Clock::system();
+        let access = Access::open(
+            &config.server,
+            &token_file,
+            &public_url,
+            store.clone(),
+            clock.clone(),
+        )
+        .await?;
         let ledger = Ledger::new(
             store.clone(),
             signals.clone(),

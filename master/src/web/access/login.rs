@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use minijinja::context;
 use serde::Deserialize;
 use url::Url;
@@ -82,7 +82,7 @@ pub(in crate::web) async fn log_out(
 impl Access {
     async fn new_login(&self, grant: &Grant) -> Result<String, PageError> {
         let secret = random();
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.store
             .add_login(&digest(&secret), &grant.token, now, now + LIFETIME)
             .await?;

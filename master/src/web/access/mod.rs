@@ -22,6 +22,7 @@ pub use tokens::{MadeToken, TokenView};
 pub(super) use tokens::{create, list, revoke};
 
 use super::error::ApiError;
+use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::model::Right;
 use crate::store::{Store, StoreError, TokenRow};
@@ -31,7 +32,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use secret::digest;
 use std::convert::Infallible;
 use std::path::Path;
@@ -45,6 +46,7 @@ const USE_NOTED_EVERY: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Debug, Clone)]
 pub struct Access {
     store: Store,
+    clock: Clock,
     settings: Arc<Settings>,
 }
 
@@ -119,14 +121,16 @@ impl Access {
         token_file: &Path,
         public_url: &Url,
         store: Store,
+        clock: Clock,
     ) -> anyhow::Result<Access> {
         let local = ApiToken::read_or_make(token_file)?;
         let local = digest(local.expose());
         store
-            .replace_token(LOCAL_TOKEN, &local, Right::Admin, Timestamp::now())
+            .replace_token(LOCAL_TOKEN, &local, Right::Admin, clock.now())
             .await?;
         Ok(Access {
             store,
+            clock,
             settings: Arc::new(Settings {
                 public: config.public,
                 https: public_url.scheme() == "https",
@@ -154,7 +158,7 @@ impl Access {
         };
         let token = self
             .store
-            .token_of_login(&digest(cookie), Timestamp::now())
+            .token_of_login(&digest(cookie), self.clock.now())
             .await?;
         let Some(token) = token else {
             return Ok(Visitor::Stranger);
@@ -173,7 +177,7 @@ impl Access {
 
     /// Notes the use of a token; nobody waits for that.
     fn noted(&self, row: TokenRow) -> Grant {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let is_noted = row
             .last_used_at
             .is_some_and(|at| now.duration_since(at) < USE_NOTED_EVERY);

@@ -80,7 +80,7 @@ pub(in crate::web) async fn create(
             &new.name,
             &digest(token.expose()),
             new.may,
-            Timestamp::now(),
+            access.clock.now(),
         )
         .await?;
     match added {

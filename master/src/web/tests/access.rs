@@ -397,3 +397,18 @@ async fn under_https_the_cookie_is_sent_by_https_alone() {
         StatusCode::FORBIDDEN
     );
 }
+
+#[tokio::test]
+async fn a_login_ends_after_a_week() {
+    let site = Site::private().await;
+    let cookie = log_in(&site, &site.local_token()).await;
+    for (hours, expected) in [
+        (0, StatusCode::OK),
+        (167, StatusCode::OK),
+        (169, StatusCode::SEE_OTHER),
+    ] {
+        site.passed.store(hours, Ordering::SeqCst);
+        let answer = site.get_with("/", &[("cookie", &cookie)]).await;
+        assert_eq!(answer.status, expected, "after {hours} h");
+    }
+}

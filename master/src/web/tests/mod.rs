@@ -4,15 +4,18 @@ mod access;
 mod strangers;
 
 use super::*;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::JobId;
 use crate::pipeline::signals::Signals;
-use crate::source::Sources;
+use crate::source::{Sources, credentials_from_file};
 use crate::store::Store;
 use crate::store::results::ArtifactRow;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, Uri};
+use jiff::{Timestamp, ToSpan};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -21,6 +24,8 @@ const HOST: &str = "127.0.0.1:8090";
 /// A master's web side, and its data folder.
 struct Site {
     dir: TempDir,
+    /// Hours by which the master's clock is ahead.
+    passed: Arc<AtomicI64>,
     store: Store,
     logs: Logs,
     objects: Objects,
@@ -74,19 +79,23 @@ impl Site {
         let public_url = config.server.public_url.clone();
         let public_url = public_url.unwrap_or(format!("http://{HOST}/").parse().unwrap());
         let signals = Signals::default();
+        let passed = Arc::new(AtomicI64::new(0));
+        let hours = passed.clone();
+        let clock = Clock::of(move || Timestamp::now() + hours.load(Ordering::SeqCst).hours());
         let ledger = Ledger::new(
             store.clone(),
             signals.clone(),
             config.clone(),
             public_url.clone(),
+            clock.clone(),
         );
         let token_file = path("api-token");
-        let access = Access::open(&server, &token_file, &public_url, store.clone());
+        let access = Access::open(&server, &token_file, &public_url, store.clone(), clock);
         let app = App {
             ledger: ledger.clone(),
             intake: Intake {
                 ledger,
-                sources: Sources::new(path("mirrors"), crate::source::credentials_from_file(None)),
+                sources: Arc::new(Sources::new(path("mirrors"), credentials_from_file(None))),
                 config,
             },
             logs: logs.clone(),
@@ -98,6 +107,7 @@ impl Site {
         Site {
             routes: routes(app, webhooks),
             dir,
+            passed,
             store,
             logs,
             objects,
