@@ -17,7 +17,7 @@ pub(crate) enum TokenCommand {
     Create {
         /// What it is for or who has it, e.g. `alice` or `prometheus`.
         name: String,
-        /// `read` (where reading is not public), `act` (start, cancel, rerun) or `admin` (tokens as well).
+        /// `read` (where reading is not public), `act` (start, cancel, rerun) or `admin` (drain, tokens).
         #[arg(
             long,
             default_value = "act",

@@ -10,7 +10,7 @@ pub enum Right {
     Read,
     /// Start, cancel and rerun builds.
     Act,
-    /// Make and revoke tokens.
+    /// Drain the master, make and revoke tokens.
     Admin,
 }
 

@@ -1,6 +1,7 @@
 //! JSON under `/api`, and `/healthz`.
 
 use super::App;
+use super::access::Visitor;
 use super::error::ApiError;
 use super::headers::GUEST_POLICY;
 use super::views::{BuildView, JobView, encoded};
@@ -21,14 +22,18 @@ use serde_json::{Value, json};
 const DEFAULT_PAGE: i64 = 30;
 const MAX_PAGE: i64 = 200;
 
-/// Says whether the database answers and every loop goes on, and why no job is placed, if so.
-pub(super) async fn health(State(app): State<App>) -> Result<Response, ApiError> {
+/// Says whether the database answers and every loop goes on, and to those who may read also why no job is placed, if so.
+pub(super) async fn health(State(app): State<App>, visitor: Visitor) -> Result<Response, ApiError> {
     app.ledger.store.count_jobs().await?;
-    let version = env!("CARGO_PKG_VERSION");
+    let may_read = app.access.lets_read(&visitor);
+    let told = |status: &str, why: Vec<String>| match may_read {
+        true => Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "why": why })),
+        false => Json(json!({ "status": status })),
+    };
     let stuck = app.pulses.stuck();
     if !stuck.is_empty() {
-        let body = json!({ "status": "stuck", "version": version, "why": stuck });
-        return Ok((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response());
+        let stuck = stuck.iter().map(ToString::to_string).collect();
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, told("stuck", stuck)).into_response());
     }
     let pauses = app.pauses.now();
     let status = match pauses.first() {
@@ -37,7 +42,7 @@ pub(super) async fn health(State(app): State<App>) -> Result<Response, ApiError>
         Some(Pause::DiskFull { .. }) => "paused",
     };
     let why: Vec<String> = pauses.iter().map(ToString::to_string).collect();
-    Ok(Json(json!({ "status": status, "version": version, "why": why })).into_response())
+    Ok(told(status, why).into_response())
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,7 +1,7 @@
 //! Draining: no job starts, those that run end.
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, Body};
 use super::views::JobView;
 use crate::model::{AfterDrain, JobState};
 use crate::store::StoreError;
@@ -36,7 +36,7 @@ pub(super) async fn show(State(app): State<App>) -> Result<Json<DrainView>, ApiE
 
 pub(super) async fn begin(
     State(app): State<App>,
-    Json(request): Json<DrainRequest>,
+    Body(request): Body<DrainRequest>,
 ) -> Result<Json<DrainView>, ApiError> {
     let store = &app.ledger.store;
     store.begin_drain(request.then, Timestamp::now()).await?;

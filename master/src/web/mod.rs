@@ -63,6 +63,7 @@ impl FromRef<App> for Access {
 pub fn routes(app: App, webhooks: Webhooks) -> Router {
     let access = app.access.clone();
     let open = Router::new()
+        .route("/healthz", get(api::health))
         .route("/login", get(access::login_page).post(access::log_in))
         .route("/logout", post(access::log_out));
     let reading = Router::new()
@@ -106,7 +107,6 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .layer(from_fn_with_state(access, access::identify));
     Router::new()
         .route("/static/{name}", get(pages::asset))
-        .route("/healthz", get(api::health))
         .merge(for_visitors)
         .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .with_state(app)

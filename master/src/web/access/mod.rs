@@ -139,8 +139,8 @@ impl Access {
         })
     }
 
-    pub(super) fn is_public(&self) -> bool {
-        self.settings.public
+    pub(super) fn lets_read(&self, visitor: &Visitor) -> bool {
+        self.settings.public || visitor.may(Right::Read)
     }
 
     async fn visitor(&self, headers: &HeaderMap) -> Result<Visitor, ApiError> {
@@ -238,7 +238,7 @@ pub(super) async fn may_read(
     request: Request,
     next: Next,
 ) -> Response {
-    if access.is_public() || visitor.may(Right::Read) {
+    if access.lets_read(&visitor) {
         return next.run(request).await;
     }
     let path = request.uri().path();

@@ -6,9 +6,11 @@ mod strangers;
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::event::webhook::Secrets;
 use crate::model::JobId;
+use crate::pipeline::disks::Disks;
 use crate::pipeline::signals::Signals;
-use crate::source::{Sources, credentials_from_file};
+use crate::source::Sources;
 use crate::store::Store;
 use crate::store::results::ArtifactRow;
 use axum::body::{Body, to_bytes};
@@ -82,6 +84,7 @@ impl Site {
         let passed = Arc::new(AtomicI64::new(0));
         let hours = passed.clone();
         let clock = Clock::of(move || Timestamp::now() + hours.load(Ordering::SeqCst).hours());
+        let pauses = Pauses::new(store.clone(), Disks::of(&config));
         let ledger = Ledger::new(
             store.clone(),
             signals.clone(),
@@ -95,15 +98,21 @@ impl Site {
             ledger: ledger.clone(),
             intake: Intake {
                 ledger,
-                sources: Arc::new(Sources::new(path("mirrors"), credentials_from_file(None))),
+                sources: Arc::new(Sources::new(path("mirrors"), None)),
                 config,
             },
             logs: logs.clone(),
             objects: objects.clone(),
             platforms: Platforms::load(path("platforms")),
             access: access.await.unwrap(),
+            pauses,
+            pulses: signals.pulses,
         };
-        let webhooks = Webhooks::new(store.clone(), Vec::new(), signals.deliveries);
+        let webhooks = Webhooks::new(
+            store.clone(),
+            Secrets::read(&[]).unwrap(),
+            signals.deliveries,
+        );
         Site {
             routes: routes(app, webhooks),
             dir,
