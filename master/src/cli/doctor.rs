@@ -10,7 +10,7 @@ use crate::store::{Store, StoreError};
 use crate::vm::Machines;
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -116,13 +116,21 @@ fn kvm_device() -> Finding {
             "/dev/kvm",
             "not there: guests run in QEMU's emulation, several times slower",
         ),
-        Ok(meta) if meta.permissions().mode() & 0o066 == 0 => note(
+        Ok(meta) if !opens_to_qemu(&meta) => note(
             "/dev/kvm",
-            "only root can open it, so libvirt probes QEMU anew at each start, for seconds; \
+            "QEMU's user cannot open it, so libvirt probes QEMU anew at each start, for seconds; \
              hint: chgrp kvm /dev/kvm && chmod 660 /dev/kvm",
         ),
         Ok(_) => good("/dev/kvm", "can be opened by QEMU's user"),
     }
+}
+
+/// By its mode and group, as distributions set them: QEMU's user is in the group `kvm`.
+fn opens_to_qemu(device: &std::fs::Metadata) -> bool {
+    let kvm = nix::unistd::Group::from_name("kvm").ok().flatten();
+    let is_kvms = kvm.is_some_and(|group| group.gid.as_raw() == device.gid());
+    let mode = device.permissions().mode();
+    mode & 0o006 == 0o006 || (is_kvms && mode & 0o060 == 0o060)
 }
 
 async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Machines> {
