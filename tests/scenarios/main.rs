@@ -11,6 +11,7 @@ mod polling;
 mod pull_requests;
 mod reporting;
 mod restarts;
+mod secrets;
 mod ssh_machines;
 mod stopping;
 mod webhooks;

@@ -68,7 +68,9 @@ impl std::fmt::Display for Execution {
 }
 
 /// A command as the guest's shell gets it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// `Debug` shows the names of the environment alone: secrets are among the values.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCommand {
     /// The shell's program and its arguments before the script, e.g. `["sh", "-e", "-c"]`.
     pub shell: Vec<String>,
@@ -80,6 +82,19 @@ pub struct StepCommand {
     pub env: BTreeMap<String, String>,
     /// How many bytes of output may wait unacknowledged before the command's writes block.
     pub spool_bytes: u64,
+}
+
+impl std::fmt::Debug for StepCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.env.keys().collect();
+        f.debug_struct("StepCommand")
+            .field("shell", &self.shell)
+            .field("script", &self.script)
+            .field("dir", &self.dir)
+            .field("env", &names)
+            .field("spool_bytes", &self.spool_bytes)
+            .finish()
+    }
 }
 
 /// From the agent to the master.

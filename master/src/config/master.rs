@@ -2,6 +2,7 @@
 
 use super::error::{self, ConfigError};
 use super::repository_file::RepositoryFile;
+use super::secrets::SecretConfig;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,9 @@ pub struct Config {
     pub storage: StorageConfig,
     #[serde(default)]
     pub limits: Limits,
+    /// Values for the environment of suites, by name.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, SecretConfig>,
     #[serde(default, rename = "repository")]
     pub repositories: Vec<RepositoryConfig>,
 }
@@ -294,9 +298,19 @@ impl Config {
                     .as_mut()
                     .map(|app| &mut app.private_key_file),
             )
-            .chain(self.storage.secrets_file.as_mut());
+            .chain(self.storage.secrets_file.as_mut())
+            .chain(
+                self.secrets
+                    .values_mut()
+                    .filter_map(|secret| secret.file.as_mut()),
+            );
         for path in paths {
             *path = folder.join(&*path);
+        }
+        for (name, secret) in &self.secrets {
+            secret
+                .check(name)
+                .map_err(|what| ConfigError::meaning(path, what))?;
         }
         let mut seen = BTreeSet::new();
         for repository in &self.repositories {

@@ -13,6 +13,7 @@ mod master;
 mod platform;
 mod platforms;
 mod repository_file;
+mod secrets;
 mod watched;
 
 pub use error::ConfigError;
@@ -23,4 +24,5 @@ pub use master::{
 pub use platform::parse_platform;
 pub use platforms::{Platforms, RefusedPlatform};
 pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};
+pub use secrets::{SecretConfig, SecretError, may_have_secrets};
 pub(crate) use watched::{Reread, Watched};

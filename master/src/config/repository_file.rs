@@ -41,6 +41,9 @@ struct Suite {
     no_output_timeout_secs: Option<u64>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// Secrets of the master's configuration that all steps get in their environment; never for a fork's commit.
+    #[serde(default)]
+    secrets: Vec<String>,
     /// JUnit XML files, as globs below the work directory.
     #[serde(default)]
     reports: Vec<String>,
@@ -86,6 +89,9 @@ struct Artifacts {
     /// Commands that build, run after the suite exited 0.
     #[serde(default, rename = "step")]
     steps: Vec<StepTable>,
+    /// Secrets that these steps get beside the suite's.
+    #[serde(default)]
+    secrets: Vec<String>,
     /// Files to keep, as globs below the work directory.
     files: Vec<String>,
 }
@@ -172,7 +178,13 @@ impl StepTable {
         Ok(())
     }
 
-    fn resolve(&self, shell: &[String], env: &BTreeMap<String, String>, limits: &Limits) -> Step {
+    fn resolve(
+        &self,
+        shell: &[String],
+        env: &BTreeMap<String, String>,
+        secrets: &[String],
+        limits: &Limits,
+    ) -> Step {
         let first_line = || self.run.trim().lines().next().unwrap_or_default();
         let mut step_env = env.clone();
         step_env.extend(self.env.clone());
@@ -192,6 +204,7 @@ impl StepTable {
                 .unwrap_or(limits.step_timeout_secs)
                 .min(limits.step_timeout_secs),
             env: step_env,
+            secrets: secrets.to_vec(),
             only_to_publish: false,
         }
     }
@@ -295,13 +308,19 @@ fn plan(
         .unwrap_or(&suite.steps);
     let mut resolved: Vec<Step> = steps
         .iter()
-        .map(|step| step.resolve(&shell, &env, limits))
+        .map(|step| step.resolve(&shell, &env, &suite.secrets, limits))
         .collect();
     let artifacts = file.builds_artifacts(suite_name).filter(|_| publish);
+    let mut to_publish = suite.secrets.clone();
+    to_publish.extend(
+        artifacts
+            .iter()
+            .flat_map(|artifacts| artifacts.secrets.clone()),
+    );
     for step in artifacts.into_iter().flat_map(|artifacts| &artifacts.steps) {
         resolved.push(Step {
             only_to_publish: true,
-            ..step.resolve(&shell, &env, limits)
+            ..step.resolve(&shell, &env, &to_publish, limits)
         });
     }
     Ok(JobPlan {

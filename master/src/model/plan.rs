@@ -14,6 +14,9 @@ pub struct Step {
     pub timeout_secs: u64,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Names of secrets that come into the environment, where the commit may have them.
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// Runs only when the build publishes, after every suite step exited 0.
     #[serde(default)]
     pub only_to_publish: bool,

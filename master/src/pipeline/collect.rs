@@ -76,7 +76,14 @@ async fn count_tests(
     if parsed.is_empty() && problems.is_empty() {
         problems.push(format!("no report matched {}", globs.join(", ")));
     }
-    let counts = (!parsed.is_empty()).then(|| junit::merge(parsed));
+    let mask = &work.driver().mask;
+    let counts = (!parsed.is_empty()).then(|| {
+        let mut counts = junit::merge(parsed);
+        for name in &mut counts.failing {
+            *name = mask.text(name);
+        }
+        counts
+    });
     Ok((counts, problems))
 }
 

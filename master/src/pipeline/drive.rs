@@ -15,7 +15,7 @@ use crate::config::{Config, Platforms};
 use crate::model::{
     Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
 };
-use crate::result::log::Logs;
+use crate::result::log::{Logs, Mask};
 use crate::result::objects::Objects;
 use crate::session::{Agent, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
@@ -51,6 +51,8 @@ pub(super) struct Driver {
     pub(super) job: Job,
     pub(super) attempt: Attempt,
     pub(super) cancelled: watch::Receiver<Option<Ending>>,
+    /// What of the guest's words must not be shown.
+    pub(super) mask: Mask,
 }
 
 impl Driver {
@@ -69,6 +71,7 @@ impl Driver {
             job,
             attempt,
             cancelled,
+            mask: Mask::default(),
         }
     }
 
@@ -272,12 +275,14 @@ impl Driver {
     }
 
     /// Writes the outcome down, to the end of the log and into the rows.
-    async fn conclude(&self, ending: Ending) {
+    async fn conclude(&self, mut ending: Ending) {
+        ending.message = self.mask.text(&ending.message);
         let tail = match ending.conclusion() {
             Conclusion::InfrastructureError => {
                 let machines = &self.machinery.machines;
                 Some(machines.console_tail(self.attempt.id, CONSOLE_TAIL).await)
                     .filter(|tail| !tail.is_empty())
+                    .map(|tail| self.mask.text(&tail))
             }
             Conclusion::Success
             | Conclusion::Failure

@@ -147,6 +147,10 @@ impl Preparer {
                 format!("{REPOSITORY_FILE}: {message}"),
             )
         })?;
+        let steps = jobs.iter().flat_map(|job| &job.plan.steps);
+        self.config
+            .check_secrets(repository, steps.flat_map(|step| &step.secrets))
+            .map_err(|message| Ending::new(Reason::RepositoryFile, message))?;
         let found = Prepared {
             base_sha: base,
             tested_sha: tested,

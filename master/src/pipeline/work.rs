@@ -6,12 +6,14 @@
 use super::drive::{Driver, asked_to_cancel, store_error};
 use super::{collect, transcript};
 use crate::clock::Clock;
+use crate::config::may_have_secrets;
 use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
-use crate::result::log::{LogError, LogWriter};
+use crate::result::log::{LogError, LogWriter, Mask, Masking};
 use crate::session::{Agent, FollowEvent, Following, SessionError};
 use crate::store::attempts::StepRecord;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 use vivarium_protocol::{Execution, Exit, StepCommand};
@@ -35,6 +37,8 @@ pub(super) struct Work<'a> {
     pub(super) log: LogWriter,
     pub(super) agent: Agent,
     reconnects: u32,
+    /// Those of all steps; empty where the commit may not have any.
+    secrets: Vec<(String, SecretString)>,
 }
 
 /// How following a command ended, when it was not by the command's own exit.
@@ -42,6 +46,12 @@ enum Interruption {
     /// The connection broke; the machine may still be there.
     ConnectionLost(String),
     Ended(Ending),
+}
+
+/// A step's output on its way into the log.
+struct Output {
+    following: Following,
+    masking: Masking,
 }
 
 impl From<Ending> for Interruption {
@@ -63,6 +73,7 @@ impl<'a> Work<'a> {
             log,
             agent,
             reconnects: 0,
+            secrets: Vec::new(),
         }
     }
 
@@ -78,6 +89,7 @@ impl<'a> Work<'a> {
             .steps_of(self.driver.attempt.id)
             .await
             .map_err(store_error)?;
+        self.read_secrets(records.is_empty()).await?;
         if records.is_empty() {
             self.driver.enter(Phase::SendingSource).await?;
             let mut cancelled = self.driver.cancelled.clone();
@@ -107,6 +119,38 @@ impl<'a> Work<'a> {
         };
         self.leave_machine().await;
         outcome
+    }
+
+    /// Reads the values that the steps ask for and arms the mask, before the guest says anything.
+    async fn read_secrets(&mut self, is_fresh: bool) -> Result<(), Ending> {
+        let driver = &mut *self.driver;
+        let steps = &driver.job.plan.steps;
+        let names: BTreeSet<&String> = steps.iter().flat_map(|step| &step.secrets).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        if !may_have_secrets(&driver.build) {
+            if is_fresh {
+                let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+                let why = "secrets are for commits of the repository itself, and this one may be somebody else's";
+                let text = format!("not given to this job: {} ({why})", names.join(", "));
+                transcript::note(&mut self.log, &text).await?;
+            }
+            return Ok(());
+        }
+        let host_error = |error: &dyn std::fmt::Display| {
+            Ending::new(
+                Reason::HostError,
+                format!("The job cannot have its secrets: {error}"),
+            )
+        };
+        let config = &driver.machinery.config;
+        self.secrets = config
+            .read_secrets(&driver.build.new.repository, names)
+            .map_err(|error| host_error(&error))?;
+        let values = self.secrets.iter().map(|(_, value)| value.expose_secret());
+        driver.mask = Mask::new(values).map_err(|error| host_error(&error))?;
+        Ok(())
     }
 
     /// The work directory in the guest; a machine that outlives the job gets one of its own for each.
@@ -188,12 +232,20 @@ impl<'a> Work<'a> {
         let execution = Execution(format!("{}-{name}", self.driver.attempt.id));
         let lost = |error: SessionError| Ending::new(Reason::AgentLost, error.to_string());
         let mut following = self.agent.start(&execution, command).await.map_err(lost)?;
+        let mut masking = Masking::new(self.driver.mask.clone(), 0);
         loop {
             match following.next().await.map_err(lost)? {
                 FollowEvent::Output { bytes, .. } => {
+                    let bytes = masking.feed(bytes);
                     self.log.append(&bytes).await.map_err(log_error)?;
                 }
-                FollowEvent::Exited { exit, .. } => return Ok(exit),
+                FollowEvent::Exited { exit, .. } => {
+                    self.log
+                        .append(&masking.finish())
+                        .await
+                        .map_err(log_error)?;
+                    return Ok(exit);
+                }
             }
         }
     }
@@ -300,16 +352,9 @@ impl<'a> Work<'a> {
         loop {
             let from = self.log.len().saturating_sub(log_offset);
             let followed = match self.follow_from(&execution, &command, from).await {
-                Ok(following) => {
-                    self.follow(
-                        step,
-                        &execution,
-                        following,
-                        log_offset,
-                        &limits,
-                        &mut stopped,
-                    )
-                    .await
+                Ok(output) => {
+                    self.follow(step, &execution, output, log_offset, &limits, &mut stopped)
+                        .await
                 }
                 Err(interruption) => Err(interruption),
             };
@@ -344,33 +389,43 @@ impl<'a> Work<'a> {
         execution: &Execution,
         command: &StepCommand,
         from: u64,
-    ) -> Result<Following, Interruption> {
+    ) -> Result<Output, Interruption> {
+        // A secret may lie across the place where the log goes on.
+        let overlap = self.driver.mask.overlap().min(from);
+        let masking = Masking::new(self.driver.mask.clone(), overlap);
         let lost = |error: SessionError| match error.is_fatal() {
             true => Interruption::ConnectionLost(error.to_string()),
             false => Interruption::Ended(Ending::new(Reason::AgentLost, error.to_string())),
         };
-        if let Some(following) = self.agent.attach(execution, from).await.map_err(lost)? {
-            return Ok(following);
+        let attached = self.agent.attach(execution, from - overlap).await;
+        if let Some(following) = attached.map_err(lost)? {
+            return Ok(Output { following, masking });
         }
         if from > 0 {
             let message = "The guest lost a running step: it does not know it any more";
             return Err(Ending::new(Reason::AgentLost, message).into());
         }
-        self.agent
+        let following = self
+            .agent
             .start(execution, command.clone())
             .await
-            .map_err(lost)
+            .map_err(lost)?;
+        Ok(Output { following, masking })
     }
 
     async fn follow(
         &mut self,
         step: &Step,
         execution: &Execution,
-        mut following: Following,
+        output: Output,
         log_offset: u64,
         limits: &StepLimits,
         stopped: &mut Option<(Ending, Instant)>,
     ) -> Result<Exit, Interruption> {
+        let Output {
+            mut following,
+            mut masking,
+        } = output;
         let mut heard = Instant::now();
         let mut synced_at = Instant::now();
         let mut synced = self.log.len();
@@ -396,9 +451,13 @@ impl<'a> Work<'a> {
                 event = following.next() => match event {
                     Ok(FollowEvent::Output { bytes, .. }) => {
                         heard = Instant::now();
+                        let bytes = masking.feed(bytes);
                         self.log.append(&bytes).await.map_err(log_error)?;
                     }
-                    Ok(FollowEvent::Exited { exit, .. }) => return Ok(exit),
+                    Ok(FollowEvent::Exited { exit, .. }) => {
+                        self.log.append(&masking.finish()).await.map_err(log_error)?;
+                        return Ok(exit);
+                    }
                     Err(error) => return Err(Interruption::ConnectionLost(error.to_string())),
                 },
                 why = &mut gone => {
@@ -415,7 +474,7 @@ impl<'a> Work<'a> {
             if unsynced >= SYNC_BYTES || (unsynced > 0 && synced_at.elapsed() >= SYNC_INTERVAL) {
                 synced = self.log.sync().await.map_err(log_error)?;
                 synced_at = Instant::now();
-                let until = synced.saturating_sub(log_offset);
+                let until = synced.saturating_sub(log_offset + self.driver.mask.overlap());
                 self.agent
                     .acknowledge(execution, until)
                     .await
@@ -518,6 +577,11 @@ impl<'a> Work<'a> {
             &format!("{}/{CHANGED_FILES}", self.platform.state_dir),
         );
         env.extend(step.env.clone());
+        let secrets = self
+            .secrets
+            .iter()
+            .filter(|(name, _)| step.secrets.contains(name));
+        env.extend(secrets.map(|(name, value)| (name.clone(), value.expose_secret().to_owned())));
         StepCommand {
             shell: step.shell.clone(),
             script: step.run.clone(),

@@ -77,15 +77,20 @@ impl MasterBuilder {
         self
     }
 
-    /// Sets a key of a table of the configuration, e.g. `("limits", "infrastructure_retries", 1)`.
+    /// Sets a key of a table of the configuration, e.g. `("limits", "infrastructure_retries", 1)`; a dot in the
+    /// table's name leads into a table of that table.
     pub fn set(mut self, table: &str, key: &str, value: impl Into<Value>) -> MasterBuilder {
-        let entry = self
-            .config
-            .entry(table)
-            .or_insert_with(|| Value::Table(Table::new()));
-        if let Some(table) = entry.as_table_mut() {
-            table.insert(key.to_owned(), value.into());
+        let mut inner = &mut self.config;
+        for name in table.split('.') {
+            let entry = inner
+                .entry(name)
+                .or_insert_with(|| Value::Table(Table::new()));
+            let Some(table) = entry.as_table_mut() else {
+                panic!("{name} of {table} is no table");
+            };
+            inner = table;
         }
+        inner.insert(key.to_owned(), value.into());
         self
     }
 

@@ -15,11 +15,13 @@ mod find;
 mod frames;
 mod layout;
 mod live;
+mod mask;
 mod notice;
 mod seal;
 mod times;
 mod writer;
 
+pub use mask::{Mask, Masking};
 pub use writer::LogWriter;
 
 use crate::model::JobId;
