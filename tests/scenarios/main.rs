@@ -5,6 +5,8 @@
 //! debian-12`. Where no guest can run, `VIVARIUM_WITHOUT_GUESTS=<reason>` skips the tests that need one.
 
 mod artefacts;
+mod command_line;
+mod demo;
 mod guests;
 mod output;
 mod polling;
@@ -21,6 +23,7 @@ use tests::machine::guests_run_here;
 /// The two images that scenarios use.
 const TINY: &str = "tiny-linux";
 const DEBIAN: &str = "debian-12";
+const BOTH: [&str; 2] = [TINY, DEBIAN];
 
 /// Leaves the test where no guest can run; the reason is printed.
 macro_rules! needs_guests {

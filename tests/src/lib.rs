@@ -3,9 +3,11 @@
 //! * [`github`]: a GitHub with state, strict, whose faults are settings.
 //! * [`git`] and [`repository`]: real repositories with a `.vivarium.toml`.
 //! * [`master`]: the real `vivarium serve` with a data folder of its own.
+//! * [`command_line`]: the same program as a person or a script calls it.
 //! * [`machine`]: images, platforms and what must be gone afterwards.
 //! * [`world`]: all of it together.
 
+pub mod command_line;
 pub mod git;
 pub mod github;
 pub mod machine;

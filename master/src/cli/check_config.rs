@@ -1,5 +1,6 @@
 //! `vivarium check-config`: everything that can be known of a configuration without starting anything.
 
+use super::terminal::print;
 use crate::config::{Config, Platforms, REPOSITORY_FILE, RepositoryFile};
 use anyhow::Context;
 use std::path::Path;
@@ -11,7 +12,7 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         RepositoryFile::parse(&text)?;
-        println!("{}: right", path.display());
+        print(&format!("{}: right\n", path.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::load(path)?;
@@ -62,14 +63,14 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
             config.platforms_dir.display()
         ));
     }
-    println!(
-        "{}: {} repositories, {} platforms in service",
+    print(&format!(
+        "{}: repositories: {}, platforms in service: {}\n",
         path.display(),
         config.repositories.len(),
         ready.len()
-    );
+    ))?;
     for fault in &faults {
-        println!("fault: {fault}");
+        print(&format!("fault: {fault}\n"))?;
     }
     Ok(match faults.is_empty() {
         true => ExitCode::SUCCESS,

@@ -1,34 +1,64 @@
 //! Speaks to a running master.
 
 use super::Remote;
-use crate::model::AfterDrain;
+use crate::model::{AfterDrain, BuildId, JobId};
 #[cfg(doc)]
 use crate::web::LOG_LENGTH;
 use crate::web::{ApiToken, BuildView, DrainRequest, DrainView, JobView, TokenView};
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tokio::time::Instant;
+use url::Url;
 
 /// A master that does not answer in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A master that was there and is not is waited for: it may be restarted, and its jobs go on meanwhile.
+const RESTART_PATIENCE: Duration = Duration::from_secs(120);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// A master somewhere.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
+    url: Url,
     remote: Remote,
+}
+
+/// Nobody took the request, or the answer broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("no master answers at {url}: {why}\nhint: start one with `vivarium serve`, or give --url")]
+struct NoMaster {
+    url: Url,
+    why: String,
 }
 
 impl Client {
     pub(super) fn new(remote: &Remote) -> anyhow::Result<Client> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .context("cannot set up HTTP")?;
+        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+        let mut url = remote.url.clone();
+        // Paths are joined to it: without the slash its last part would go.
+        if !url.path().ends_with('/') {
+            let path = format!("{}/", url.path());
+            url.set_path(&path);
+        }
+        let is_here = match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        if is_here {
+            // A proxy would look for the master on its own machine.
+            http = http.no_proxy();
+        }
         Ok(Client {
-            http,
+            http: http.build().context("cannot set up HTTP")?,
+            url,
             remote: remote.clone(),
         })
     }
@@ -42,19 +72,19 @@ impl Client {
         self.json(request.query(&query)).await
     }
 
-    pub(super) async fn build(&self, id: &str) -> anyhow::Result<BuildView> {
-        self.json(self.request(Method::GET, &format!("api/builds/{id}"))?)
+    pub(super) async fn build(&self, id: BuildId) -> anyhow::Result<BuildView> {
+        self.json(self.request(Method::GET, &format!("api/builds/{}", id.0))?)
             .await
     }
 
-    pub(super) async fn job(&self, id: &str) -> anyhow::Result<JobView> {
-        self.json(self.request(Method::GET, &format!("api/jobs/{id}"))?)
+    pub(super) async fn job(&self, id: JobId) -> anyhow::Result<JobView> {
+        self.json(self.request(Method::GET, &format!("api/jobs/{}", id.0))?)
             .await
     }
 
     /// The log from a byte on: its bytes as they come. The header [`LOG_LENGTH`] says where they end.
-    pub(super) async fn log(&self, id: &str, from: u64) -> anyhow::Result<Response> {
-        let request = self.request(Method::GET, &format!("api/jobs/{id}/log"))?;
+    pub(super) async fn log(&self, id: JobId, from: u64) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, &format!("api/jobs/{}/log", id.0))?;
         self.send(request.query(&[("from", from)])).await
     }
 
@@ -69,6 +99,14 @@ impl Client {
 
     pub(super) async fn resume(&self) -> anyhow::Result<DrainView> {
         self.act("api/resume", &serde_json::json!({})).await
+    }
+
+    pub(super) async fn next_chunk(
+        &self,
+        response: &mut Response,
+    ) -> anyhow::Result<Option<Bytes>> {
+        let chunk = response.chunk().await;
+        Ok(chunk.map_err(|error| self.no_master(error))?)
     }
 
     pub(super) async fn tokens(&self) -> anyhow::Result<Vec<TokenView>> {
@@ -93,7 +131,8 @@ impl Client {
     ) -> anyhow::Result<T> {
         let request = self.request(method, path)?;
         let request = request.bearer_auth(self.token()?.expose()).json(body);
-        parsed(checked(self.answer(request).await?).await?).await
+        self.parsed(self.checked(self.answer(request).await?).await?)
+            .await
     }
 
     fn token(&self) -> anyhow::Result<ApiToken> {
@@ -102,9 +141,24 @@ impl Client {
         )
     }
 
+    /// Asks again and again while no master answers, for a bounded time.
+    pub(super) async fn patiently<T>(
+        &self,
+        mut ask: impl AsyncFnMut(&Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let until = Instant::now() + RESTART_PATIENCE;
+        loop {
+            match ask(self).await {
+                Err(error) if error.is::<NoMaster>() && Instant::now() < until => {
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
         let url = self
-            .remote
             .url
             .join(path)
             .with_context(|| format!("`{}` is no address of a master", self.remote.url))?;
@@ -122,39 +176,54 @@ impl Client {
             }
             Some(_) | None => response,
         };
-        checked(response).await
+        self.checked(response).await
     }
 
     async fn answer(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        request.send().await.with_context(|| {
-            format!(
-                "no master answers at {}\nhint: start one with `vivarium serve`, or give --url",
-                self.remote.url
-            )
-        })
+        let answer = request.send().await;
+        Ok(answer.map_err(|error| self.no_master(error))?)
+    }
+
+    /// The first cause alone says it.
+    fn no_master(&self, error: reqwest::Error) -> NoMaster {
+        NoMaster {
+            url: self.url.clone(),
+            why: anyhow::Error::from(error).root_cause().to_string(),
+        }
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
-        parsed(self.send(request).await?).await
+        self.parsed(self.send(request).await?).await
     }
-}
 
-/// The answer, if it is a good one; else what the master said.
-async fn checked(response: Response) -> anyhow::Result<Response> {
-    if response.status().is_success() {
-        return Ok(response);
+    /// The answer, if it is a good one; else what the master said.
+    async fn checked(&self, response: Response) -> anyhow::Result<Response> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body: serde_json::Value = response.json().await.unwrap_or_default();
+        match body.get("error").and_then(|error| error.as_str()) {
+            Some(error) if status == StatusCode::UNAUTHORIZED => bail!(
+                "{error}: {}\nhint: give --token-file with a token that the master knows",
+                self.remote.token_file.display()
+            ),
+            Some(error) => bail!("{error}"),
+            None => bail!(
+                "{} answered {status}\nhint: is that a Vivarium master? Give its address with --url",
+                self.url
+            ),
+        }
     }
-    let status = response.status();
-    let body: serde_json::Value = response.json().await.unwrap_or_default();
-    match body.get("error").and_then(|error| error.as_str()) {
-        Some(error) => bail!("{error}"),
-        None => bail!("the master answered {status}"),
-    }
-}
 
-async fn parsed<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
-    response
-        .json()
-        .await
-        .context("the master's answer is not understood")
+    async fn parsed<T: DeserializeOwned>(&self, response: Response) -> anyhow::Result<T> {
+        let body = response.bytes().await;
+        let body = body.map_err(|error| self.no_master(error))?;
+        serde_json::from_slice(&body).with_context(|| {
+            format!(
+                "the answer of {} is not understood\nhint: is that a Vivarium master of this version?",
+                self.url
+            )
+        })
+    }
 }

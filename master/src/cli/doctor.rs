@@ -1,8 +1,10 @@
 //! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
 
+mod github;
+
 use super::serve::{lock, open_objects, vm_config};
+use super::terminal::{HINT, print, print_json, told};
 use crate::config::{Config, Platforms};
-use crate::github::GitHub;
 use crate::pipeline::disks::Disks;
 use crate::pipeline::pause::Pause;
 use crate::session::available_agents;
@@ -29,6 +31,25 @@ struct Finding {
     what: &'static str,
     verdict: Verdict,
     said: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn new(what: &'static str, verdict: Verdict, said: impl Into<String>) -> Finding {
+        let said = said.into();
+        let (said, hint) = match said.split_once(HINT) {
+            Some((said, hint)) => (said.to_owned(), Some(hint.to_owned())),
+            None => (said, None),
+        };
+        Finding {
+            what,
+            verdict,
+            said,
+            hint,
+        }
+    }
 }
 
 pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
@@ -56,7 +77,7 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
     database(&config, &mut findings).await;
     disks(&config, &mut findings).await;
     storage(&config, &mut findings).await;
-    github(&config, &mut findings).await;
+    github::look(&config, &mut findings).await;
     if is_temporary {
         std::fs::remove_dir_all(&config.data_dir)?;
     }
@@ -71,27 +92,15 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
 }
 
 fn good(what: &'static str, said: impl Into<String>) -> Finding {
-    Finding {
-        what,
-        verdict: Verdict::Good,
-        said: said.into(),
-    }
+    Finding::new(what, Verdict::Good, said)
 }
 
 fn note(what: &'static str, said: impl Into<String>) -> Finding {
-    Finding {
-        what,
-        verdict: Verdict::Note,
-        said: said.into(),
-    }
+    Finding::new(what, Verdict::Note, said)
 }
 
 fn fault(what: &'static str, said: impl Into<String>) -> Finding {
-    Finding {
-        what,
-        verdict: Verdict::Fault,
-        said: said.into(),
-    }
+    Finding::new(what, Verdict::Fault, said)
 }
 
 fn program(what: &'static str, hint: &str) -> Finding {
@@ -102,9 +111,9 @@ fn program(what: &'static str, hint: &str) -> Finding {
         }
         Ok(output) => fault(
             what,
-            format!("it ends with {}; hint: {hint}", output.status),
+            format!("it ends with {}\nhint: {hint}", output.status),
         ),
-        Err(error) => fault(what, format!("it cannot be run: {error}; hint: {hint}")),
+        Err(error) => fault(what, format!("it cannot be run: {error}\nhint: {hint}")),
     }
 }
 
@@ -118,7 +127,7 @@ fn kvm_device() -> Finding {
         ),
         Ok(meta) if !opens_to_qemu(&meta) => note(
             "/dev/kvm",
-            "QEMU's user cannot open it, so libvirt probes QEMU anew at each start, for seconds; \
+            "QEMU's user cannot open it, so libvirt probes QEMU anew at each start, for seconds\n\
              hint: chgrp kvm /dev/kvm && chmod 660 /dev/kvm",
         ),
         Ok(_) => good("/dev/kvm", "can be opened by QEMU's user"),
@@ -140,10 +149,8 @@ async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Mach
     };
     match opened {
         Err(error) => {
-            findings.push(fault(
-                "libvirt",
-                format!("{error:#}; hint: run config/prepare-host, or start virtlogd and libvirtd"),
-            ));
+            let hint = "run config/prepare-host, or start virtlogd and libvirtd";
+            findings.push(fault("libvirt", format!("{}\nhint: {hint}", told(&error))));
             None
         }
         Ok(machines) => {
@@ -215,7 +222,7 @@ fn master(config: &Config, findings: &mut Vec<Finding>) {
     findings.push(match lock::holder(&config.data_dir) {
         Ok(Some(holder)) => good("master", format!("runs: {holder}")),
         Ok(None) => note("master", "does not run"),
-        Err(error) => fault("master", format!("{error:#}")),
+        Err(error) => fault("master", told(&error)),
     });
 }
 
@@ -266,7 +273,7 @@ async fn disks(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(match disk.free_mib < disks.min_free_mib {
             true => fault(
                 "disk",
-                format!("{said}; hint: make room, or set min_free_disk_mib under [hypervisor]"),
+                format!("{said}\nhint: make room, or set min_free_disk_mib under [hypervisor]"),
             ),
             false => good("disk", said),
         });
@@ -280,46 +287,16 @@ async fn storage(config: &Config, findings: &mut Vec<Finding>) {
     };
     findings.push(match checked {
         Ok(()) => good("storage", "written, read back and deleted an object"),
-        Err(error) => fault("storage", format!("{error:#}")),
-    });
-}
-
-async fn github(config: &Config, findings: &mut Vec<Finding>) {
-    if !config.github.has_credentials() {
-        findings.push(note(
-            "GitHub",
-            "no token is configured: repositories are polled, no status is reported",
-        ));
-        return;
-    }
-    if config.github.webhook_secret_files.is_empty() {
-        findings.push(note(
-            "GitHub",
-            "no webhook secret is configured: every delivery is refused",
-        ));
-    }
-    let checked = match GitHub::new(&config.github) {
-        Ok(github) => github.check().await.map_err(anyhow::Error::from),
-        Err(error) => Err(error.into()),
-    };
-    findings.push(match checked {
-        Ok(check) => good("GitHub", format!("{check:?}")),
-        Err(error) => fault("GitHub", format!("{error:#}")),
+        Err(error) => fault("storage", told(&error)),
     });
 }
 
 fn report(findings: &[Finding], json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(findings)?);
-        return Ok(());
+        return print_json(&findings);
     }
-    for Finding {
-        what,
-        verdict,
-        said,
-    } in findings
-    {
-        let word = match verdict {
+    for finding in findings {
+        let word = match finding.verdict {
             Verdict::Good => "good "
                 .if_supports_color(Stream::Stdout, |w| w.green())
                 .to_string(),
@@ -330,7 +307,10 @@ fn report(findings: &[Finding], json: bool) -> anyhow::Result<()> {
                 .if_supports_color(Stream::Stdout, |w| w.red())
                 .to_string(),
         };
-        println!("{word} {what}: {said}");
+        print(&format!("{word} {}: {}\n", finding.what, finding.said))?;
+        if let Some(hint) = &finding.hint {
+            print(&format!("      hint: {hint}\n"))?;
+        }
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use super::Remote;
 use super::client::Client;
-use super::show::{job_line, print_json};
+use super::show::job_line;
+use super::terminal::{print, print_json};
 use crate::model::AfterDrain;
 use crate::web::DrainView;
 use std::process::ExitCode;
@@ -19,8 +20,8 @@ pub(super) async fn drain(
     let client = Client::new(remote)?;
     let mut view = client.begin_drain(then).await?;
     if !remote.json {
-        println!("no more jobs start; {}", counts(&view));
-        print_running(&view);
+        print(&format!("no more jobs start; {}\n", counts(&view)))?;
+        print_running(&view)?;
     }
     if waits {
         view = match wait(&client, remote, then, view).await? {
@@ -31,7 +32,7 @@ pub(super) async fn drain(
             Waited::Stopped => {
                 match remote.json {
                     true => print_json(&serde_json::json!({ "stopped": true }))?,
-                    false => println!("the master has stopped"),
+                    false => print("the master has stopped\n")?,
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -41,9 +42,9 @@ pub(super) async fn drain(
         (true, _) => print_json(&view)?,
         (false, _) if !view.running.is_empty() => {}
         (false, AfterDrain::Stay) => {
-            println!("drained: the queue waits until `vivarium resume`, also after a restart");
+            print("drained: the queue waits until `vivarium resume`, also after a restart\n")?;
         }
-        (false, AfterDrain::Stop) => println!("drained: the master stops"),
+        (false, AfterDrain::Stop) => print("drained: the master stops\n")?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -52,7 +53,7 @@ pub(super) async fn resume(remote: &Remote) -> anyhow::Result<ExitCode> {
     let view = Client::new(remote)?.resume().await?;
     match remote.json {
         true => print_json(&view)?,
-        false => println!("jobs start again; {}", counts(&view)),
+        false => print(&format!("jobs start again; {}\n", counts(&view)))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -89,8 +90,8 @@ async fn wait(
             }
         }
         if !remote.json && now.running.len() < view.running.len() {
-            println!("{}", counts(&now));
-            print_running(&now);
+            print(&format!("{}\n", counts(&now)))?;
+            print_running(&now)?;
         }
         view = now;
     }
@@ -109,8 +110,9 @@ fn counts(view: &DrainView) -> String {
     }
 }
 
-fn print_running(view: &DrainView) {
+fn print_running(view: &DrainView) -> anyhow::Result<()> {
     for job in &view.running {
-        println!("  {}", job_line(job));
+        print(&format!("  {}\n", job_line(job)))?;
     }
+    Ok(())
 }

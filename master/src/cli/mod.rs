@@ -9,12 +9,16 @@ mod doctor;
 mod drain;
 mod serve;
 mod show;
+mod terminal;
 mod token;
 
 use crate::model::AfterDrain;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// As a shell tells of a program that ended because nobody read its output.
+const READER_GONE: u8 = 141;
 
 /// A CI master that runs each commit's suites in throw-away virtual machines.
 #[derive(Debug, Parser)]
@@ -160,8 +164,9 @@ pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
     match execute(arguments.command).await {
         Ok(code) => code,
+        Err(error) if terminal::is_reader_gone(&error) => ExitCode::from(READER_GONE),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", terminal::told(&error));
             ExitCode::FAILURE
         }
     }
@@ -204,13 +209,9 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume { remote } => drain::resume(&remote).await,
         Command::Token(command) => token::token(command).await.map(done),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Arguments::command(),
-                "vivarium",
-                &mut std::io::stdout(),
-            );
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "vivarium", &mut script);
+            terminal::write(&script).map(done)
         }
     }
 }

@@ -71,6 +71,13 @@ pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
     master.run(stop).await
 }
 
+/// A hold on a master's guests, for whoever runs it in the same process.
+#[derive(Debug, Clone)]
+pub(super) struct Guests {
+    pub(super) ledger: Ledger,
+    pub(super) machines: Machines,
+}
+
 /// A master with everything opened, not yet running.
 pub(super) struct Master {
     listener: TcpListener,
@@ -205,6 +212,13 @@ impl Master {
             signals,
             _lock: lock,
         })
+    }
+
+    pub(super) fn guests(&self) -> Guests {
+        Guests {
+            ledger: self.pipeline.ledger.clone(),
+            machines: self.pipeline.machinery.machines.clone(),
+        }
     }
 
     /// Serves until `stop` resolves, or a drain that ends with a stop is through, or a loop breaks off.

@@ -2,19 +2,20 @@
 
 use super::Remote;
 use super::client::Client;
+use super::terminal::{colour, print, print_json, write};
 use crate::model::{BuildId, JobId, visible_line};
 use crate::report::wording;
 use crate::web::{BuildView, JobView, LOG_LENGTH};
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use jiff::Timestamp;
-use owo_colors::{OwoColorize, Stream};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How often a followed log or build is asked for.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// The column of results; the longest word in it is rarer than a narrow terminal.
+const RESULT_WIDTH: usize = 9;
 
 pub(super) async fn build(
     remote: &Remote,
@@ -27,14 +28,17 @@ pub(super) async fn build(
     let body = json!({ "repository": repository, "ref": reference, "platforms": platforms });
     let mut build: BuildView = client.act("api/builds", &body).await?;
     if wait {
+        let id = BuildId(build.number);
         while build.state != "finished" {
             tokio::time::sleep(FOLLOW_INTERVAL).await;
-            build = client.build(&build.id).await?;
+            build = client
+                .patiently(async |client| client.build(id).await)
+                .await?;
         }
     }
     match remote.json {
         true => print_json(&build)?,
-        false => print_build(&build),
+        false => print_build(&build)?,
     }
     let passed = build.conclusion.as_deref() == Some("success");
     Ok(match !wait || passed {
@@ -50,10 +54,11 @@ pub(super) async fn status(
 ) -> anyhow::Result<()> {
     let client = Client::new(remote)?;
     if let Some(id) = build {
-        let build = client.build(&id).await?;
+        let id: BuildId = id.parse().map_err(|why: String| anyhow!(why))?;
+        let build = client.build(id).await?;
         match remote.json {
             true => print_json(&build)?,
-            false => print_build(&build),
+            false => print_build(&build)?,
         }
         return Ok(());
     }
@@ -62,40 +67,51 @@ pub(super) async fn status(
         return print_json(&builds);
     }
     if builds.is_empty() {
-        println!("no build yet");
+        print("no build yet\n")?;
     }
     for build in &builds {
         let result = build.conclusion.as_deref().unwrap_or(&build.state);
-        println!(
-            "{:<10} {:<10} {:<20} {}",
+        print(&format!(
+            "{:<10} {} {:<20} {}\n",
             build.id,
-            colour(result),
+            colour(result, RESULT_WIDTH),
             build.repository,
             visible_line(&build.title)
-        );
+        ))?;
     }
     Ok(())
 }
 
 pub(super) async fn logs(remote: &Remote, id: &str, follow: bool, from: u64) -> anyhow::Result<()> {
+    let id: JobId = id.parse().map_err(|why: String| anyhow!(why))?;
     let client = Client::new(remote)?;
     let mut at = from;
-    loop {
-        let ended = !follow || client.job(id).await?.state == "finished";
-        let mut response = client.log(id, at).await?;
-        // Not counted from the bytes: a log over its cap leaves some out.
-        let end = log_length(&response);
-        while let Some(chunk) = response.chunk().await? {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&chunk)?;
-            out.flush()?;
-        }
-        at = at.max(end);
-        if ended {
-            return Ok(());
-        }
+    // Not patient at first: that tells whether there is such a master and such a job.
+    let mut ended = !follow || client.job(id).await?.state == "finished";
+    print_log(&client, id, &mut at).await?;
+    while !ended {
         tokio::time::sleep(FOLLOW_INTERVAL).await;
+        client
+            .patiently(async |client| {
+                ended = client.job(id).await?.state == "finished";
+                print_log(client, id, &mut at).await
+            })
+            .await?;
     }
+    Ok(())
+}
+
+/// Prints what there is of a log from a byte on, and moves on to its end.
+async fn print_log(client: &Client, id: JobId, at: &mut u64) -> anyhow::Result<()> {
+    let mut response = client.log(id, *at).await?;
+    let end = log_length(&response);
+    while let Some(chunk) = client.next_chunk(&mut response).await? {
+        write(&chunk)?;
+        *at += chunk.len() as u64;
+    }
+    // Not counted from the bytes: a log over its cap leaves some out.
+    *at = end.max(*at);
+    Ok(())
 }
 
 /// Where the bytes of an answer with a log end.
@@ -120,36 +136,31 @@ pub(super) async fn act(remote: &Remote, id: &str, act: &str) -> anyhow::Result<
     };
     let answer: Value = client.act(&path, &json!({})).await?;
     match (remote.json, act) {
-        (true, _) => print_json(&answer)?,
-        (false, "cancel") => println!("{id} is cancelled"),
-        (false, _) => println!("{id} runs again"),
+        (true, _) => print_json(&answer),
+        (false, "cancel") => print(&format!("{id} is cancelled\n")),
+        (false, _) => print(&format!("{id} runs again\n")),
     }
-    Ok(())
 }
 
-pub(super) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
-}
-
-pub(super) fn print_build(build: &BuildView) {
+pub(super) fn print_build(build: &BuildView) -> anyhow::Result<()> {
     let result = build.conclusion.as_deref().unwrap_or(&build.state);
-    println!(
-        "{} {} {}: {}",
+    print(&format!(
+        "{} {} {}: {}\n",
         build.id,
-        colour(result),
+        colour(result, 0),
         build.repository,
         visible_line(&build.title)
-    );
+    ))?;
     if let Some(message) = &build.message {
-        println!("  {}", visible_line(message));
+        print(&format!("  {}\n", visible_line(message)))?;
     }
     for job in &build.jobs {
-        println!("  {}", job_line(job));
+        print(&format!("  {}\n", job_line(job)))?;
     }
+    Ok(())
 }
 
-/// One line on a job: platform, result, time.
+/// One line on a job: what, result, time, and the tests or what went wrong.
 pub(super) fn job_line(job: &JobView) -> String {
     let result = job
         .conclusion
@@ -160,33 +171,19 @@ pub(super) fn job_line(job: &JobView) -> String {
         .started_at
         .map(|started| wording::between(started, job.finished_at.unwrap_or_else(Timestamp::now)))
         .unwrap_or_default();
-    let message = job
-        .message
-        .as_deref()
-        .filter(|_| result != "success")
-        .unwrap_or_default();
-    let message = visible_line(message);
-    format!(
-        "{:<8} {:<24} {} {time} {message}",
+    let mut remarks: Vec<String> = job
+        .tests
+        .as_ref()
+        .map(wording::counts)
+        .into_iter()
+        .collect();
+    remarks.extend(job.message.clone().filter(|_| result != "success"));
+    let line = format!(
+        "{:<8} {:<24} {} {time:<10} {}",
         job.id,
         visible_line(&format!("{} ({})", job.suite, job.platform)),
-        colour(result)
-    )
-}
-
-/// The result's word, coloured on a terminal.
-pub(super) fn colour(result: &str) -> String {
-    let word = result.replace('_', " ");
-    match result {
-        "success" => word
-            .if_supports_color(Stream::Stdout, |w| w.green())
-            .to_string(),
-        "failure" | "timed_out" => word
-            .if_supports_color(Stream::Stdout, |w| w.red())
-            .to_string(),
-        "infrastructure_error" => word
-            .if_supports_color(Stream::Stdout, |w| w.yellow())
-            .to_string(),
-        _ => word,
-    }
+        colour(result, RESULT_WIDTH),
+        visible_line(&remarks.join("; "))
+    );
+    line.trim_end().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use super::Remote;
 use super::client::Client;
-use super::show::print_json;
+use super::terminal::{print, print_json};
 use crate::model::Right;
 use crate::web::{MadeToken, TokenView};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -49,14 +49,14 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
             let made: MadeToken = client.act("api/tokens", &body).await?;
             match remote.json {
                 true => print_json(&made)?,
-                false => println!("{}", made.token),
+                false => print(&format!("{}\n", made.token))?,
             }
         }
         TokenCommand::List { remote } => {
             let tokens = Client::new(&remote)?.tokens().await?;
             match remote.json {
                 true => print_json(&tokens)?,
-                false => tokens.iter().for_each(print_token),
+                false => tokens.iter().try_for_each(print_token)?,
             }
         }
         TokenCommand::Revoke { name, remote } => {
@@ -67,24 +67,24 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
                 .await?;
             match remote.json {
                 true => print_json(&answer)?,
-                false => println!("{name} is revoked"),
+                false => print(&format!("{name} is revoked\n"))?,
             }
         }
     }
     Ok(())
 }
 
-fn print_token(token: &TokenView) {
+fn print_token(token: &TokenView) -> anyhow::Result<()> {
     let time = |at: Timestamp| {
         at.to_zoned(TimeZone::system())
             .strftime("%F %H:%M")
             .to_string()
     };
-    println!(
-        "{:<24} {:<6} made {}  last used {}",
+    print(&format!(
+        "{:<24} {:<6} made {}  last used {}\n",
         token.name,
         token.may.as_str(),
         time(token.created_at),
         token.last_used_at.map_or("never".to_owned(), time),
-    );
+    ))
 }

@@ -266,7 +266,8 @@ pub fn resolve_jobs(
         }
     }
     if jobs.is_empty() {
-        return Err("no suite runs on the platforms asked for".into());
+        let asked: Vec<String> = only.iter().map(|wanted| format!("`{wanted}`")).collect();
+        return Err(format!("no suite runs on {}", asked.join(", ")));
     }
     if jobs.len() > MAX_JOBS {
         return Err(format!(

@@ -109,6 +109,7 @@ pub(super) async fn artifacts(work: &mut Work<'_>) -> Result<(), Ending> {
     };
     let said = match files {
         0 => format!("no file matched {}", globs.join(", ")),
+        1 => "1 artefact stored".to_owned(),
         files => format!("{files} artefacts stored"),
     };
     transcript::note(&mut work.log, &said).await

@@ -141,15 +141,20 @@ fn passed(took: Option<Duration>, tests: Option<&TestCounts>) -> String {
         None => "Passed".to_owned(),
     };
     if let Some(tests) = tests.filter(|tests| count(tests) > 0) {
-        let all = count(tests);
-        text.push_str(&if tests.failed > 0 {
-            format!(" · {} of {} failed", tests.failed, counted(all, "test"))
-        } else {
-            format!(" · {}", counted(all, "test"))
-        });
-        if tests.skipped > 0 {
-            text.push_str(&format!(", {} skipped", tests.skipped));
-        }
+        text.push_str(&format!(" · {}", counts(tests)));
+    }
+    text
+}
+
+/// `12 tests, 2 skipped` or `1 of 12 tests failed`.
+pub fn counts(tests: &TestCounts) -> String {
+    let all = counted(count(tests), "test");
+    let mut text = match tests.failed {
+        0 => all,
+        failed => format!("{failed} of {all} failed"),
+    };
+    if tests.skipped > 0 {
+        text.push_str(&format!(", {} skipped", tests.skipped));
     }
     text
 }

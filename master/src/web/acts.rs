@@ -3,7 +3,7 @@
 use super::App;
 use super::error::{ApiError, Body};
 use super::views::BuildView;
-use crate::model::{BuildId, Ending, JobId, Reason};
+use crate::model::{BuildId, BuildState, Ending, JobId, JobState, Reason};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -48,7 +48,11 @@ pub(super) async fn cancel_build(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id = app.known_build(&id).await?.id;
+    let build = app.known_build(&id).await?;
+    let id = build.id;
+    if build.state == BuildState::Finished {
+        return Err(has_ended(id));
+    }
     app.ledger.cancel_build(id, &by_a_person()).await?;
     Ok(Json(json!({ "cancelled": id.to_string() })))
 }
@@ -57,7 +61,11 @@ pub(super) async fn cancel_job(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id = app.known_job(&id).await?.id;
+    let job = app.known_job(&id).await?;
+    let id = job.id;
+    if job.state == JobState::Finished {
+        return Err(has_ended(id));
+    }
     app.ledger.cancel_job(id, &by_a_person()).await?;
     Ok(Json(json!({ "cancelled": id.to_string() })))
 }
@@ -92,6 +100,11 @@ pub(super) fn taken_up(jobs: usize) -> Result<usize, ApiError> {
         )),
         jobs => Ok(jobs),
     }
+}
+
+fn has_ended(id: impl std::fmt::Display) -> ApiError {
+    let message = format!("nothing was cancelled: {id} has ended already");
+    ApiError::new(StatusCode::CONFLICT, message)
 }
 
 pub(super) fn by_a_person() -> Ending {

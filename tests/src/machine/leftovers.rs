@@ -107,7 +107,7 @@ pub fn kill_qemu_of(data_dir: &Path) -> Result<usize> {
 }
 
 /// Ends what a master that was killed left running, so that a failed test leaves nothing.
-pub(crate) fn end_machines_of(data_dir: &Path) -> Result<()> {
+pub fn end_machines_of(data_dir: &Path) -> Result<()> {
     // Without a machine's files there is no machine, and on some hosts no libvirt to ask either.
     let mut files = Vec::new();
     collect_files(&data_dir.join("vms"), &mut files)?;

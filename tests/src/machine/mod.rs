@@ -7,8 +7,7 @@ mod leftovers;
 mod platforms;
 mod ssh_server;
 
-pub(crate) use leftovers::end_machines_of;
-pub use leftovers::{kill_qemu_of, leftovers, qemu_processes_of};
+pub use leftovers::{end_machines_of, kill_qemu_of, leftovers, qemu_processes_of};
 pub use platforms::Platforms;
 pub use ssh_server::SshServer;
 

@@ -210,10 +210,6 @@ impl Master {
             .context("cannot run vivarium")
     }
 
-    fn config_file(&self) -> PathBuf {
-        self.folder.path().join("vivarium.toml")
-    }
-
     /// SIGKILL: as in a power cut, but that its machines go on.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
@@ -229,6 +225,15 @@ impl Master {
 
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// The configuration that it was started with.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("vivarium.toml")
+    }
+
+    pub fn api_token_file(&self) -> PathBuf {
+        self.data_dir().join("api-token")
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -258,7 +263,7 @@ impl Master {
 
     /// The token that requests which change something must bear.
     pub fn api_token(&self) -> Result<String> {
-        let file = self.data_dir().join("api-token");
+        let file = self.api_token_file();
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read {}", file.display()))?;
         Ok(text.trim().to_owned())
@@ -441,7 +446,8 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn binary() -> Result<PathBuf> {
+/// The program under test.
+pub(crate) fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("VIVARIUM_BIN") {
         return Ok(path.into());
     }
