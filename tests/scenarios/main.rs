@@ -16,6 +16,7 @@ mod restarts;
 mod secrets;
 mod ssh_machines;
 mod stopping;
+mod storage_faults;
 mod webhooks;
 
 use tests::machine::guests_run_here;

@@ -25,6 +25,8 @@ pub const MOST_BODY_BYTES: usize = 25 << 20;
 const LARGE_BODY_BYTES: usize = 256 << 10;
 /// GitHub has hung up by then.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// For the database; what is not stored by then is answered while GitHub, which waits for ten seconds, still listens.
+const STORE_DEADLINE: Duration = Duration::from_secs(8);
 /// Bodies that are held in memory at the same time, in units of [`BUDGET_UNIT`]: 256 MiB.
 const BUDGET: u32 = 4096;
 const BUDGET_UNIT: usize = 64 << 10;
@@ -120,13 +122,19 @@ impl Webhooks {
             received_at: Timestamp::now(),
             outcome,
         };
-        let inserted = self.writer.insert(delivery).await.map_err(|error| {
-            tracing::error!(%guid, %error, "cannot store a delivery: GitHub was answered 500, deliver it again from the webhook's page");
+        let not_stored = |why: &dyn std::fmt::Display| {
+            tracing::error!(%guid, %why, "a delivery is not stored: GitHub was answered 503 and can deliver it again");
             WebhookAnswer::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
+                StatusCode::SERVICE_UNAVAILABLE,
                 "The delivery could not be stored; deliver it again.",
             )
-        })?;
+        };
+        let inserted =
+            match tokio::time::timeout(STORE_DEADLINE, self.writer.insert(delivery)).await {
+                Ok(inserted) => inserted.map_err(|error| not_stored(&error))?,
+                // It may still be stored; delivered again it is known by its id then.
+                Err(_) => return Err(not_stored(&"the database took too long")),
+            };
         Ok(match inserted {
             Inserted::New(_) if acted_upon_later => {
                 self.arrived.notify_one();

@@ -9,6 +9,7 @@
 //! where it is. Whatever happened, the way leads through cleaning up.
 
 use super::ledger::{JobOutcome, Ledger};
+use super::patience::patiently;
 use super::transcript;
 use super::work::Work;
 use crate::config::{Config, Platforms};
@@ -145,11 +146,11 @@ impl Driver {
             return Err(Ending::new(Reason::GuestDied, message));
         }
         let port = machines.start(id, platform).await.map_err(host_error)?;
-        self.ledger
-            .store
-            .record_ssh_port(id, port)
-            .await
-            .map_err(store_error)?;
+        let store = &self.ledger.store;
+        patiently("record the port of a machine", || {
+            store.record_ssh_port(id, port)
+        })
+        .await?;
         if is_taken_up {
             return Ok(port);
         }
@@ -256,10 +257,8 @@ impl Driver {
 
     pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Ending> {
         if self.attempt.phase < phase {
-            self.ledger
-                .enter_phase(&self.attempt, phase)
-                .await
-                .map_err(store_error)?;
+            let (ledger, attempt) = (&self.ledger, &self.attempt);
+            patiently("record the phase", || ledger.enter_phase(attempt, phase)).await?;
             self.attempt.phase = phase;
         }
         Ok(())
@@ -369,10 +368,5 @@ pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Endin
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 pub(super) fn host_error(error: VmError) -> Ending {
-    Ending::new(Reason::HostError, error.to_string())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
-pub(super) fn store_error(error: crate::store::StoreError) -> Ending {
     Ending::new(Reason::HostError, error.to_string())
 }

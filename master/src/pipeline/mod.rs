@@ -13,6 +13,7 @@ pub mod disks;
 mod drive;
 pub mod intake;
 pub mod ledger;
+mod patience;
 pub mod pause;
 mod prepare;
 mod schedule;

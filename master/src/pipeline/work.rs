@@ -3,7 +3,8 @@
 //! The connection may break at any time; the machine and the running step are untouched by that. A new connection
 //! follows the step from the byte where the log ends, so the log is the same as if nothing had happened.
 
-use super::drive::{Driver, asked_to_cancel, store_error};
+use super::drive::{Driver, asked_to_cancel};
+use super::patience::patiently;
 use super::{collect, transcript};
 use crate::clock::Clock;
 use crate::config::may_have_secrets;
@@ -82,13 +83,8 @@ impl<'a> Work<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<(), Ending> {
-        let records = self
-            .driver
-            .ledger
-            .store
-            .steps_of(self.driver.attempt.id)
-            .await
-            .map_err(store_error)?;
+        let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+        let records = patiently("read the steps", || store.steps_of(id)).await?;
         self.read_secrets(records.is_empty()).await?;
         if records.is_empty() {
             self.driver.enter(Phase::SendingSource).await?;
@@ -319,18 +315,11 @@ impl<'a> Work<'a> {
                 // The row first: a master that is started anew finds where the output begins.
                 let offset = self.log.len() + header.len() as u64;
                 let now = self.driver.ledger.clock.now();
-                self.driver
-                    .ledger
-                    .store
-                    .begin_step(
-                        self.driver.attempt.id,
-                        number as i64,
-                        &step.name,
-                        offset,
-                        now,
-                    )
-                    .await
-                    .map_err(store_error)?;
+                let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+                patiently("record the step", || {
+                    store.begin_step(id, number as i64, &step.name, offset, now)
+                })
+                .await?;
                 (offset, now)
             }
         };
@@ -361,17 +350,12 @@ impl<'a> Work<'a> {
             match followed {
                 Ok(exit) => {
                     self.log.sync().await.map_err(log_error)?;
-                    self.driver
-                        .ledger
-                        .store
-                        .finish_step(
-                            self.driver.attempt.id,
-                            number as i64,
-                            exit,
-                            self.driver.ledger.clock.now(),
-                        )
-                        .await
-                        .map_err(store_error)?;
+                    let now = self.driver.ledger.clock.now();
+                    let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+                    patiently("record the step's end", || {
+                        store.finish_step(id, number as i64, exit, now)
+                    })
+                    .await?;
                     return match stopped {
                         Some((ending, _)) => Err(ending),
                         None => Ok(exit),
@@ -521,13 +505,8 @@ impl<'a> Work<'a> {
         let (host, port) = match &platform.kind {
             PlatformKind::Ssh { host } => (host.clone(), platform.ssh.port),
             PlatformKind::Vm { .. } => {
-                let row = self
-                    .driver
-                    .ledger
-                    .store
-                    .attempt(self.driver.attempt.id)
-                    .await
-                    .map_err(store_error)?;
+                let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+                let row = patiently("read the port", || store.attempt(id)).await?;
                 let port = row.and_then(|attempt| attempt.ssh_port).unwrap_or_default();
                 ("127.0.0.1".to_owned(), port)
             }

@@ -177,7 +177,7 @@ impl Store {
         .collect()
     }
 
-    /// Records that a command is about to start, with the place of its output in the log.
+    /// Records that a command is about to start, with the place of its output in the log. Safe to repeat.
     pub async fn begin_step(
         &self,
         attempt: AttemptId,
@@ -187,7 +187,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO steps (attempt, number, name, log_offset, started_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO steps (attempt, number, name, log_offset, started_at) VALUES (?, ?, ?, ?, ?) \
+             ON CONFLICT (attempt, number) DO NOTHING",
         )
         .bind(attempt.0)
         .bind(number)

@@ -363,6 +363,13 @@ async fn write_batches(store: Store, mut waiting: mpsc::Receiver<Waiting>) {
                     drop(waiting.answer.send(Ok(inserted)));
                 }
             }
+            // GitHub does not wait for each of them in turn.
+            Err(error) if error.is_busy() => {
+                for waiting in batch.drain(..) {
+                    let error = StoreError::Unavailable(error.to_string());
+                    drop(waiting.answer.send(Err(error)));
+                }
+            }
             // One that cannot be stored must not take the others with it: each alone.
             Err(_) => {
                 for waiting in batch.drain(..) {

@@ -68,6 +68,9 @@ pub enum StoreError {
     OtherForm { path: String },
     #[error("the database refused: {0}")]
     Sql(#[from] sqlx::Error),
+    /// What failed for several at once.
+    #[error("the database refused: {0}")]
+    Unavailable(String),
     #[error("the database holds `{value}` as {what}, which this version does not know")]
     Unknown { what: &'static str, value: String },
     #[error("the database holds {what} that does not parse: {source}")]
@@ -75,6 +78,43 @@ pub enum StoreError {
         what: &'static str,
         source: serde_json::Error,
     },
+}
+
+impl StoreError {
+    /// Whether the same may succeed later, without anybody changing what was asked.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            StoreError::Sql(sqlx::Error::Database(_)) => {
+                // Busy, locked, read-only, a write that failed, full, cannot be opened.
+                matches!(self.result_code(), Some(5 | 6 | 8 | 10 | 13 | 14))
+            }
+            StoreError::Sql(error) => matches!(
+                error,
+                sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed
+            ),
+            StoreError::Unavailable(_) => true,
+            StoreError::Open { .. }
+            | StoreError::OtherForm { .. }
+            | StoreError::Migrate { .. }
+            | StoreError::Unknown { .. }
+            | StoreError::Json { .. } => false,
+        }
+    }
+
+    /// Whether another process holds the database: each further try would wait as long as this one.
+    fn is_busy(&self) -> bool {
+        matches!(self.result_code(), Some(5 | 6))
+            || matches!(self, StoreError::Sql(sqlx::Error::PoolTimedOut))
+    }
+
+    /// SQLite's primary result code.
+    fn result_code(&self) -> Option<u32> {
+        let StoreError::Sql(sqlx::Error::Database(error)) = self else {
+            return None;
+        };
+        let extended: u32 = error.code()?.parse().ok()?;
+        Some(extended & 0xff)
+    }
 }
 
 impl Store {
@@ -87,6 +127,7 @@ impl Store {
         };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            .after_connect(|connection, _| Box::pin(insist_on_writing(connection)))
             .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
             .connect_with(options.clone())
             .await
@@ -160,6 +201,15 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+}
+
+/// Refuses a connection that can only read. SQLite opens a file that way when it cannot be written at that moment, and
+/// the connection would stay so after the fault has passed.
+async fn insist_on_writing(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 /// Whether a connection that comes back may be used again. SQLite ends a transaction by itself when the disk is full

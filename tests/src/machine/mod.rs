@@ -5,10 +5,12 @@
 
 mod leftovers;
 mod platforms;
+mod small_disk;
 mod ssh_server;
 
 pub use leftovers::{end_machines_of, kill_qemu_of, leftovers, qemu_processes_of};
 pub use platforms::Platforms;
+pub use small_disk::SmallDisk;
 pub use ssh_server::SshServer;
 
 use nix::unistd::Uid;

@@ -51,6 +51,7 @@ pub struct MasterBuilder {
     repositories: Vec<RepositoryEntry>,
     github: Option<(String, String)>,
     secrets: Vec<String>,
+    data_dir: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
 
@@ -58,6 +59,12 @@ impl MasterBuilder {
     /// The folder of platforms.
     pub fn platforms(self, folder: &Path) -> MasterBuilder {
         self.set_top("platforms_dir", folder.to_string_lossy().into_owned())
+    }
+
+    /// The data folder, if it is not to be in the master's own.
+    pub fn data_dir(mut self, folder: &Path) -> MasterBuilder {
+        self.data_dir = Some(folder.to_owned());
+        self
     }
 
     /// Where statuses go, and the token for it.
@@ -116,6 +123,7 @@ impl MasterBuilder {
         self.write_config(folder.path(), port)?;
         let mut master = Master {
             binary: binary()?,
+            data_dir: self.data_dir_in(folder.path()),
             folder,
             port,
             environment: self.environment,
@@ -125,11 +133,15 @@ impl MasterBuilder {
         Ok(master)
     }
 
+    fn data_dir_in(&self, folder: &Path) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| folder.join("data"))
+    }
+
     /// The one place that knows the configuration's format.
     fn write_config(&self, folder: &Path, port: u16) -> Result<()> {
         let text = |path: PathBuf| Value::from(path.to_string_lossy().into_owned());
         let mut config = self.config.clone();
-        let data = folder.join("data");
+        let data = self.data_dir_in(folder);
         std::fs::create_dir_all(&data)?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
         let platforms = folder.join("platforms");

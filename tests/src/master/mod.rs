@@ -39,6 +39,7 @@ const LOG_LINES: usize = 200;
 pub struct Master {
     binary: PathBuf,
     folder: tempfile::TempDir,
+    data_dir: PathBuf,
     port: u16,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -224,7 +225,7 @@ impl Master {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data_dir.clone()
     }
 
     /// The configuration that it was started with.

@@ -113,6 +113,17 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether there was no room for it: there may be later.
+    fn is_disk_full(&self) -> bool {
+        let LogError::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
     fn io(action: &'static str, job: JobId, path: &Path, source: io::Error) -> LogError {
         LogError::Io {
             action,

@@ -17,6 +17,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A full disk is waited out this long. What reads the guest's output waits with it, and with that a wish to cancel.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(5 * 60);
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Appends to the log of a job.
 #[derive(Debug)]
@@ -71,8 +77,25 @@ impl LogWriter {
         self.live.progress().length
     }
 
-    /// Adds bytes at the end; readers see them at once. After an error [`LogWriter::len`] tells how many were taken.
+    /// Adds bytes at the end; readers see them at once. Where the disk is full it waits a while for room, since the guest
+    /// keeps what comes next. After an error [`LogWriter::len`] tells how many were taken.
     pub async fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let start = self.len();
+        let until = Instant::now() + FULL_DISK_PATIENCE;
+        loop {
+            let taken = usize::try_from(self.len() - start).unwrap_or(usize::MAX);
+            let rest = bytes.get(taken..).unwrap_or_default();
+            match self.append_once(rest).await {
+                Err(error) if error.is_disk_full() && Instant::now() < until => {
+                    tracing::debug!(job = %self.live.job, %error, "waiting for room");
+                    tokio::time::sleep(FULL_DISK_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn append_once(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -89,8 +112,21 @@ impl LogWriter {
         result.map_err(|e| LogError::io("write", self.live.job, &self.live.folder, e))
     }
 
-    /// Makes all that was appended outlive a power cut; returns the offset up to which that holds.
+    /// Makes all that was appended outlive a power cut; returns the offset up to which that holds. It waits for room as
+    /// [`LogWriter::append`] does.
     pub async fn sync(&mut self) -> Result<u64, LogError> {
+        let until = Instant::now() + FULL_DISK_PATIENCE;
+        loop {
+            match self.sync_once().await {
+                Err(error) if error.is_disk_full() && Instant::now() < until => {
+                    tokio::time::sleep(FULL_DISK_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn sync_once(&mut self) -> Result<u64, LogError> {
         let mut files = self.take_files()?;
         let (files, result) = blocking(move || {
             let result = files.sync();

@@ -1,0 +1,37 @@
+//! A database that takes nothing for a while is no reason to give a machine up: what is to be written waits.
+
+use crate::model::{Ending, Reason};
+use crate::store::StoreError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A full disk or a file system that went read-only needs a person; until then the guest spools on its own.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Does it, again and again while it fails for a reason that may pass. What is done again must be safe to repeat.
+pub(super) async fn patiently<T, F>(what: &str, act: impl Fn() -> F) -> Result<T, Ending>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let until = Instant::now() + PATIENCE;
+    let mut has_failed = false;
+    loop {
+        match act().await {
+            Ok(done) => {
+                if has_failed {
+                    tracing::info!("{what}: done, after the database could be used again");
+                }
+                return Ok(done);
+            }
+            Err(error) if error.may_pass() && Instant::now() < until => {
+                if !has_failed {
+                    tracing::warn!(%error, "cannot {what}; the job waits");
+                }
+                has_failed = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(Ending::new(Reason::HostError, error.to_string())),
+        }
+    }
+}
