@@ -346,7 +346,7 @@ async fn what_asks_for_nothing_is_recorded_as_done() {
 async fn a_database_that_fails_is_the_only_5xx() {
     let door = door(&[SECRET]).await;
     door.store.close().await;
-    assert_eq!(door.deliver("g", "push", "{}").await.0, 500);
+    assert_eq!(door.deliver("g", "push", "{}").await.0, 503);
 }
 
 #[tokio::test]
