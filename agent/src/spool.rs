@@ -8,6 +8,7 @@
 //! The supervisor owns the [`SpoolWriter`]: it alone appends and, while it lives, it alone deletes. A follower reads with a
 //! [`SpoolReader`], from any offset that is still there. After the supervisor has gone, [`forget`] deletes for it.
 
+use crate::platform;
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,6 +19,8 @@ use vivarium_protocol::{MAX_DATA, OUTPUT_HEAD, output_head};
 /// A segment is a quarter of the bound, within these limits: small enough that a small spool stays small, large enough
 /// that a large one does not become thousands of files.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=4 * 1024 * 1024;
+/// Room that the first segment takes before the command runs: a command that fills the disk can still say so.
+const RESERVED_BYTES: u64 = 32 * 1024;
 
 fn segment_path(dir: &Path, start: u64) -> PathBuf {
     dir.join(format!("out-{start:020}"))
@@ -52,16 +55,19 @@ pub(crate) struct SpoolWriter {
 }
 
 impl SpoolWriter {
-    pub(crate) fn new(dir: &Path, bound: u64) -> Self {
-        Self {
+    /// Begins an empty spool, with room for the first output where the disk has any.
+    pub(crate) fn create(dir: &Path, bound: u64) -> std::io::Result<Self> {
+        let first = File::create(segment_path(dir, 0))?;
+        platform::reserve(&first, RESERVED_BYTES);
+        Ok(Self {
             dir: dir.to_owned(),
             segment_bytes: (bound / 4).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
-            starts: VecDeque::new(),
-            growing: None,
+            starts: VecDeque::from([0]),
+            growing: Some(first),
             end: 0,
             acknowledged: 0,
             bound: bound.max(*SEGMENT_BYTES.start()),
-        }
+        })
     }
 
     /// How many bytes have been spooled since the start.
@@ -330,7 +336,7 @@ mod tests {
     #[test]
     fn a_reader_follows_a_writer_over_segments_from_any_byte() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = SpoolWriter::new(dir.path(), 0);
+        let mut spool = SpoolWriter::create(dir.path(), 0).unwrap();
         let mut follower = SpoolReader::open(dir.path(), 0, None).unwrap();
         assert_eq!(follower.next_frame().unwrap(), None);
         let expected: Vec<u8> = (0..500_000u32).map(|i| (i % 251) as u8).collect();
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn only_whole_acknowledged_segments_are_deleted_and_never_the_last() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = SpoolWriter::new(dir.path(), 0);
+        let mut spool = SpoolWriter::create(dir.path(), 0).unwrap();
         append_all(&mut spool, &[7; 200_000]);
         assert_eq!(segments(dir.path()).unwrap(), [0, 65_536, 131_072, 196_608]);
         assert_eq!(spool.room(), 0);
@@ -377,7 +383,7 @@ mod tests {
     #[test]
     fn a_reader_whose_next_byte_was_deleted_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = SpoolWriter::new(dir.path(), 0);
+        let mut spool = SpoolWriter::create(dir.path(), 0).unwrap();
         append_all(&mut spool, &[7; 65_536]);
         let mut reader = SpoolReader::open(dir.path(), 0, None).unwrap();
         read_all(&mut reader);

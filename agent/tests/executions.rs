@@ -261,6 +261,25 @@ fn a_full_disk_makes_the_command_wait_until_acknowledged_output_is_deleted() {
     assert_eq!(finished.exit, Exit::Code { code: 3 });
 }
 
+/// A command whose first output came after it had filled the disk used to wait in its write, for minutes.
+#[test]
+fn a_command_that_fills_the_disk_can_say_so() {
+    let guest = Guest::new();
+    let Some(mut connection) = guest.connect_with_small_disk("1m") else {
+        return;
+    };
+    let fill = guest.state().join("fill").display().to_string();
+    let finished = connection.run(
+        "fill",
+        &format!("cat /dev/zero >'{fill}' || seq 1 5000; exit 4"),
+    );
+    let output = String::from_utf8(finished.output).unwrap();
+    let numbers: String = (1..=5000).map(|number| format!("{number}\n")).collect();
+    assert!(output.contains("No space left on device"), "{output}");
+    assert!(output.ends_with(&numbers));
+    assert_eq!(finished.exit, Exit::Code { code: 4 });
+}
+
 #[test]
 fn a_command_stopped_on_a_full_disk_ends_with_a_sentence() {
     let guest = Guest::new();

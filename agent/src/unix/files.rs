@@ -42,3 +42,15 @@ pub(crate) fn raw_stdout() -> io::Result<File> {
 pub(crate) fn make_removable(dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
+
+/// Takes room on the disk for the file to grow into, where the system has a way to do that and the disk has the room.
+pub(crate) fn reserve(file: &File, bytes: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes).ok();
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, bytes);
+}

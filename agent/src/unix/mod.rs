@@ -13,7 +13,8 @@ mod tree;
 
 pub(crate) use clock::step_clock;
 pub(crate) use files::{
-    create_private_dir, is_executable, make_removable, open_regular, raw_stdout, set_executable,
+    create_private_dir, is_executable, make_removable, open_regular, raw_stdout, reserve,
+    set_executable,
 };
 pub(crate) use launch::{launch_supervisor, prepare_connection};
 pub(crate) use link::{Link, connect};

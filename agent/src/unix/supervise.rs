@@ -120,6 +120,8 @@ impl Supervisor {
         listener.set_nonblocking(true)?;
         let (bell, ringer) = UnixStream::pair().context("cannot create a socket pair")?;
         bell.set_nonblocking(true)?;
+        let spool =
+            SpoolWriter::create(dir, command.spool_bytes).context("cannot create the spool")?;
         let (pid, output) = spawn(&command)?;
         let (tell, ended) = channel();
         let reapers = ringer.try_clone().context("cannot duplicate a socket")?;
@@ -130,7 +132,7 @@ impl Supervisor {
         Ok(Self {
             life: Lifetime::new(),
             main_group: pid.as_raw(),
-            spool: SpoolWriter::new(dir, command.spool_bytes),
+            spool,
             output: Some(output),
             unwritten: Vec::new(),
             buffer: vec![0; READ_BYTES],
