@@ -61,6 +61,28 @@ impl From<Ending> for Interruption {
     }
 }
 
+impl Interruption {
+    /// A step that did not come to its exit. Where the agent answered and could not do it, the guest is as the
+    /// suite has left it (its disk full, its shell not there), and another machine would do no better.
+    fn of_step(
+        step: &Step,
+        what: &str,
+        execution: &Execution,
+        error: SessionError,
+    ) -> Interruption {
+        match error {
+            SessionError::Refused { message, .. } => {
+                let message = message
+                    .strip_prefix(&format!("{execution}: "))
+                    .unwrap_or(&message);
+                let message = format!("Step `{}` {what}: {message}", step.name);
+                Interruption::Ended(Ending::new(Reason::StepFailed, message))
+            }
+            error => Interruption::ConnectionLost(error.to_string()),
+        }
+    }
+}
+
 impl<'a> Work<'a> {
     pub(super) fn new(
         driver: &'a mut Driver,
@@ -209,6 +231,14 @@ impl<'a> Work<'a> {
         );
         match self.run_aside("source", script).await? {
             Exit::Code { code: 0 } => Ok(()),
+            // The shell's own word for a program that is not there.
+            Exit::Code { code: 127 } => Err(Ending::new(
+                Reason::RepositoryFile,
+                format!(
+                    "`history = true` needs git in the guest, and {} has none",
+                    self.platform.name
+                ),
+            )),
             exit => Err(Ending::new(
                 Reason::SourceError,
                 format!("The guest's git cannot clone the history ({})", said(exit)),
@@ -333,6 +363,7 @@ impl<'a> Work<'a> {
         let limits = StepLimits {
             step: deadline(&self.driver.ledger.clock, started_at, step.timeout_secs),
             job: job_deadline,
+            job_secs: self.driver.job.plan.timeouts.job_secs,
             silence: Duration::from_secs(self.driver.job.plan.timeouts.no_output_secs),
         };
         let command = self.command(step);
@@ -340,7 +371,7 @@ impl<'a> Work<'a> {
         let mut stopped = None;
         loop {
             let from = self.log.len().saturating_sub(log_offset);
-            let followed = match self.follow_from(&execution, &command, from).await {
+            let followed = match self.follow_from(step, &execution, &command, from).await {
                 Ok(output) => {
                     self.follow(step, &execution, output, log_offset, &limits, &mut stopped)
                         .await
@@ -370,6 +401,7 @@ impl<'a> Work<'a> {
     /// Starts the command, or attaches to it where this attempt has started it before.
     async fn follow_from(
         &mut self,
+        step: &Step,
         execution: &Execution,
         command: &StepCommand,
         from: u64,
@@ -393,7 +425,9 @@ impl<'a> Work<'a> {
             .agent
             .start(execution, command.clone())
             .await
-            .map_err(lost)?;
+            .map_err(|error| {
+                Interruption::of_step(step, "cannot be started", execution, error)
+            })?;
         Ok(Output { following, masking })
     }
 
@@ -442,7 +476,17 @@ impl<'a> Work<'a> {
                         self.log.append(&masking.finish()).await.map_err(log_error)?;
                         return Ok(exit);
                     }
-                    Err(error) => return Err(Interruption::ConnectionLost(error.to_string())),
+                    Err(error) => {
+                        let interruption =
+                            Interruption::of_step(step, "was given up", execution, error);
+                        let Interruption::Ended(ending) = interruption else {
+                            return Err(interruption);
+                        };
+                        self.log.append(&masking.finish()).await.map_err(log_error)?;
+                        // Where it was ended by us, that is the better reason.
+                        let ending = stopped.take().map_or(ending, |(ending, _)| ending);
+                        return Err(ending.into());
+                    }
                 },
                 why = &mut gone => {
                     return Err(Ending::new(Reason::GuestDied, format!("The VM died during step `{}`: {why}", step.name)).into());
@@ -591,6 +635,8 @@ impl<'a> Work<'a> {
 struct StepLimits {
     step: Instant,
     job: Instant,
+    /// What the job had in all, for the sentence.
+    job_secs: u64,
     silence: Duration,
 }
 
@@ -607,7 +653,10 @@ impl StepLimits {
             );
             (self.step, Ending::new(Reason::StepTimeout, message))
         } else {
-            let message = format!("The job's time was over during step `{}`", step.name);
+            let message = format!(
+                "The job ran longer than its {} s, at last in step `{}`",
+                self.job_secs, step.name
+            );
             (self.job, Ending::new(Reason::JobTimeout, message))
         }
     }

@@ -117,7 +117,8 @@ fn ended(job: &Job, ending: &Ending, tests: Option<&TestCounts>) -> (StatusState
             Some(tests) if ending.reason == Reason::StepFailed => failing_tests(tests, took),
             Some(_) | None => after(&ending.message, took),
         },
-        Conclusion::TimedOut => after(&ending.message, took),
+        // "Ran longer than its 60 s after 70 s" would puzzle.
+        Conclusion::TimedOut => fitted(&ending.message, &in_all(took)),
         Conclusion::Cancelled => ending.message.clone(),
         Conclusion::InfrastructureError => {
             let tries = match job.attempts {
@@ -169,8 +170,11 @@ fn failing_tests(tests: &TestCounts, took: Option<Duration>) -> String {
         text.push_str(": ");
         text.push_str(&tests.failing.join(", "));
     }
-    let took = took.map_or_else(String::new, |took| format!(" · {}", duration(took)));
-    fitted(&text, &took)
+    fitted(&text, &in_all(took))
+}
+
+fn in_all(took: Option<Duration>) -> String {
+    took.map_or_else(String::new, |took| format!(" · {}", duration(took)))
 }
 
 fn after(message: &str, took: Option<Duration>) -> String {
