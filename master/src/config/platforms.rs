@@ -91,7 +91,12 @@ impl Platforms {
             return Ok(platform.clone());
         }
         Err(match known.refused.get(name) {
-            Some(refused) => format!("platform `{name}` takes no work: {}", refused.why),
+            Some(refused) => {
+                // The folder has just been named, and a status on GitHub has to be short.
+                let folder = format!("{}/", self.dir.join(name).display());
+                let why = refused.why.strip_prefix(&folder).unwrap_or(&refused.why);
+                format!("platform `{name}` takes no work: {why}")
+            }
             None => format!(
                 "platform `{name}` is not there: no folder {}",
                 self.dir.join(name).display()
@@ -198,6 +203,15 @@ mod tests {
             "{why}"
         );
         assert!(platforms.get("none").unwrap_err().contains("no folder"));
+        let misspelt = PLATFORM.replace("host_key", "hostkey");
+        std::fs::write(dir.path().join("good/platform.toml"), misspelt).unwrap();
+        assert!(platforms.reload());
+        assert_eq!(
+            platforms.get("good").unwrap_err(),
+            "platform `good` takes no work: platform.toml:6:1: unknown key `hostkey`: did you mean `host_key`?"
+        );
+        std::fs::write(dir.path().join("good/platform.toml"), PLATFORM).unwrap();
+        assert!(platforms.reload());
         assert!(!platforms.reload());
         std::fs::write(missing, "kernel").unwrap();
         assert!(platforms.reload());

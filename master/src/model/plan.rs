@@ -46,3 +46,10 @@ pub struct JobPlan {
     #[serde(default)]
     pub history: bool,
 }
+
+impl JobPlan {
+    /// False for a job whose platform was out of service when its build was prepared: nobody could say its steps.
+    pub fn is_known(&self) -> bool {
+        !self.steps.is_empty()
+    }
+}

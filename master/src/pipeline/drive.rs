@@ -10,6 +10,7 @@
 
 use super::ledger::{JobOutcome, Ledger};
 use super::patience::patiently;
+use super::prepare::Preparer;
 use super::transcript;
 use super::work::Work;
 use crate::config::{Config, Platforms};
@@ -95,6 +96,10 @@ impl Driver {
             .platforms
             .get(&self.job.platform)
             .map_err(|why| Ending::new(Reason::PlatformUnavailable, why))?;
+        if !self.job.plan.is_known() {
+            let preparer = Preparer::new(self.ledger.clone(), &self.machinery);
+            self.job.plan = preparer.plan_late(&self.build, &self.job).await?;
+        }
         let is_rerun = self.job.attempts == 1 && self.attempt.number > 1;
         if is_rerun && self.attempt.phase == Phase::Placed {
             // Taken up again by a person: the log begins anew.
@@ -227,7 +232,7 @@ impl Driver {
         let transport = &*self.machinery.transport;
         tokio::select! {
             biased;
-            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} ended before it could be used: {why}", platform.name))),
+            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} died: {why}", platform.name))),
             connected = timeout(deadline, Agent::connect_by(transport, &endpoint, &guest)) => match connected {
                 Ok(Ok(agent)) => Ok(agent),
                 Ok(Err(error)) => Err(Ending::new(Reason::ConnectDeadline, format!("Cannot work on {}: {error}", platform.name))),

@@ -69,12 +69,7 @@ impl Pipeline {
                 loops.spawn(self.intake.clone().run_poll(repository.clone(), every));
             }
         }
-        let preparer = Preparer {
-            ledger: self.ledger.clone(),
-            sources: self.machinery.sources.clone(),
-            platforms: self.machinery.platforms.clone(),
-            config,
-        };
+        let preparer = Preparer::new(self.ledger.clone(), &self.machinery);
         loops.spawn(preparer.run(
             self.signals.preparation.clone(),
             pulses.watch("preparation", PREPARATION_ROUND),

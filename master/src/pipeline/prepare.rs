@@ -1,10 +1,11 @@
 //! From a build to its jobs: fetch, merge, read the repository file, resolve platforms.
 
+use super::drive::{Machinery, store_error};
 use super::ledger::Ledger;
 use crate::config::{
     Config, Platforms, REPOSITORY_FILE, RepositoryConfig, RepositoryFile, resolve_jobs,
 };
-use crate::model::{Build, Ending, NewJob, Reason, Trigger};
+use crate::model::{Build, Ending, Job, JobPlan, NewJob, Reason, Trigger};
 use crate::pulse::Pulse;
 use crate::source::{Merge, Source, SourceError};
 use crate::store::builds::Prepared;
@@ -22,13 +23,22 @@ const CONFLICTS_NAMED: usize = 10;
 /// Prepares builds; clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Preparer {
-    pub ledger: Ledger,
-    pub sources: Arc<dyn Source>,
-    pub platforms: Platforms,
-    pub config: Arc<Config>,
+    ledger: Ledger,
+    sources: Arc<dyn Source>,
+    platforms: Platforms,
+    config: Arc<Config>,
 }
 
 impl Preparer {
+    pub(super) fn new(ledger: Ledger, machinery: &Machinery) -> Preparer {
+        Preparer {
+            ledger,
+            sources: machinery.sources.clone(),
+            platforms: machinery.platforms.clone(),
+            config: machinery.config.clone(),
+        }
+    }
+
     pub(super) async fn run(self, wake: Arc<tokio::sync::Notify>, pulse: Pulse) {
         loop {
             pulse.beat();
@@ -121,10 +131,29 @@ impl Preparer {
                 .map_err(ours)?,
             None => Vec::new(),
         };
+        let jobs = self
+            .resolve(repository, build, &tested, base.as_deref())
+            .await?;
+        let found = Prepared {
+            base_sha: base,
+            tested_sha: tested,
+            changed_files: String::from_utf8_lossy(&changed_files).into_owned(),
+        };
+        Ok((found, jobs))
+    }
+
+    /// The jobs that the commit asks for.
+    async fn resolve(
+        &self,
+        repository: &RepositoryConfig,
+        build: &Build,
+        tested: &str,
+        base: Option<&str>,
+    ) -> Result<Vec<NewJob>, Ending> {
         // A stranger's pull request does not choose what runs: the file comes from the base.
-        let file_from = match (&base, build.new.from_fork) {
+        let file_from = match (base, build.new.from_fork) {
             (Some(base), true) => base,
-            (Some(_) | None, _) => &tested,
+            (Some(_) | None, _) => tested,
         };
         let file = self.repository_file(repository, file_from).await?;
         let refused: Vec<String> = self
@@ -151,12 +180,42 @@ impl Preparer {
         self.config
             .check_secrets(repository, steps.flat_map(|step| &step.secrets))
             .map_err(|message| Ending::new(Reason::RepositoryFile, message))?;
-        let found = Prepared {
-            base_sha: base,
-            tested_sha: tested,
-            changed_files: String::from_utf8_lossy(&changed_files).into_owned(),
-        };
-        Ok((found, jobs))
+        Ok(jobs)
+    }
+
+    /// The plan of a job whose platform was out of service when its build was prepared, and is not any more.
+    pub(super) async fn plan_late(&self, build: &Build, job: &Job) -> Result<JobPlan, Ending> {
+        let gone = |what: String| Ending::new(Reason::RepositoryFile, what);
+        let repository = self
+            .config
+            .repository(&build.new.repository)
+            .ok_or_else(|| {
+                gone(format!(
+                    "Repository `{}` is not configured any more",
+                    build.new.repository
+                ))
+            })?;
+        let tested = build.tested_sha.as_ref().unwrap_or(&build.new.head_sha);
+        let jobs = self
+            .resolve(repository, build, tested, build.base_sha.as_deref())
+            .await?;
+        let plan = jobs
+            .into_iter()
+            .find(|new| (&new.suite, &new.platform) == (&job.suite, &job.platform))
+            .map(|new| new.plan)
+            .filter(JobPlan::is_known)
+            .ok_or_else(|| {
+                gone(format!(
+                    "Suite `{}` does not ask for `{}` any more",
+                    job.suite, job.platform
+                ))
+            })?;
+        self.ledger
+            .store
+            .set_plan(job.id, &plan)
+            .await
+            .map_err(store_error)?;
+        Ok(plan)
     }
 
     /// Merges the head into the base's present tip.

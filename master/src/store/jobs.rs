@@ -1,7 +1,7 @@
 //! Rows of `jobs`. One function moves a job's state, from the table in [`JobState::may_become`].
 
 use super::{Store, StoreError, ending, json, millis, optional_time, parsed, timestamp};
-use crate::model::{AttemptId, BuildId, Ending, Job, JobId, JobState, NewJob, Priority};
+use crate::model::{AttemptId, BuildId, Ending, Job, JobId, JobPlan, JobState, NewJob, Priority};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -144,6 +144,16 @@ pub async fn ask_to_cancel(
 }
 
 impl Store {
+    /// Gives a job the plan that could not be made when it was inserted.
+    pub async fn set_plan(&self, id: JobId, plan: &JobPlan) -> Result<(), StoreError> {
+        sqlx::query("UPDATE jobs SET plan = ? WHERE id = ?")
+            .bind(json("a job's plan", plan)?)
+            .bind(id.0)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         get(&mut *self.reader.acquire().await?, id).await
     }
