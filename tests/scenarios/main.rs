@@ -9,6 +9,7 @@ mod command_line;
 mod demo;
 mod guests;
 mod output;
+mod platforms;
 mod polling;
 mod pull_requests;
 mod reporting;
@@ -17,6 +18,8 @@ mod secrets;
 mod ssh_machines;
 mod stopping;
 mod storage_faults;
+mod suites;
+mod timeouts;
 mod webhooks;
 
 use tests::machine::guests_run_here;

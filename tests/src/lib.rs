@@ -4,6 +4,7 @@
 //! * [`git`] and [`repository`]: real repositories with a `.vivarium.toml`.
 //! * [`master`]: the real `vivarium serve` with a data folder of its own.
 //! * [`command_line`]: the same program as a person or a script calls it.
+//! * [`object_server`]: a store that speaks S3.
 //! * [`machine`]: images, platforms and what must be gone afterwards.
 //! * [`world`]: all of it together.
 
@@ -12,6 +13,7 @@ pub mod git;
 pub mod github;
 pub mod machine;
 pub mod master;
+pub mod object_server;
 pub mod repository;
 pub mod world;
 

@@ -39,6 +39,19 @@ impl Suites {
         self
     }
 
+    /// Sets any key of the suite's last step.
+    pub fn set_step(mut self, suite: &str, key: &str, value: impl Into<Value>) -> Suites {
+        let steps = table(table(&mut self.table, "suite"), suite).get_mut("step");
+        let last = steps
+            .and_then(Value::as_array_mut)
+            .and_then(|steps| steps.last_mut())
+            .and_then(Value::as_table_mut);
+        if let Some(step) = last {
+            step.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
     /// Sets any key of a suite.
     pub fn set(mut self, suite: &str, key: &str, value: impl Into<Value>) -> Suites {
         table(table(&mut self.table, "suite"), suite).insert(key.to_owned(), value.into());

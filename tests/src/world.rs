@@ -1,11 +1,11 @@
 //! All of it together: a GitHub with one repository and a master that hears of it.
 
 use crate::git::Commit;
-use crate::github::{GitHub, PullRequestSpec, Status};
+use crate::github::{GitHub, PullRequestSpec, Status, StatusState};
 use crate::machine::Platforms;
-use crate::master::{Master, MasterBuilder, RepositoryEntry};
+use crate::master::{JobView, Master, MasterBuilder, RepositoryEntry};
 use crate::repository::{FILE, Suites};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// Generous: guests without hardware virtualisation boot in ten seconds alone, and slower in company.
@@ -19,7 +19,11 @@ pub const AGGREGATE: &str = "vivarium";
 
 /// The context of a job of the suite `test`.
 pub fn context(platform: &str) -> String {
-    format!("vivarium/test ({platform})")
+    context_of("test", platform)
+}
+
+pub fn context_of(suite: &str, platform: &str) -> String {
+    format!("vivarium/{suite} ({platform})")
 }
 
 #[derive(Debug)]
@@ -90,6 +94,49 @@ impl World {
             .open_pull_request(REPOSITORY, PullRequestSpec::from(name))
             .await?;
         Ok((number, head))
+    }
+
+    /// Opens a pull request with some change; its head.
+    pub async fn propose_any(&self) -> Result<String> {
+        let (_, head) = self
+            .propose("topic", |commit| commit.file("a", "1"))
+            .await?;
+        Ok(head)
+    }
+
+    /// Waits until the log of the commit's job on this platform has a line of this text; the job.
+    pub async fn said(&self, head: &str, platform: &str, line: &str) -> Result<JobView> {
+        let job = self.master.wait_for_job(head, platform, DEADLINE).await?;
+        let line = format!("{line}\n");
+        self.master
+            .wait_for_output(job.number, line.as_bytes(), DEADLINE)
+            .await?;
+        Ok(job)
+    }
+
+    /// Waits for the end of the commit's build; the job of the suite on the platform, with its attempts.
+    pub async fn ended_job(&self, head: &str, suite: &str, platform: &str) -> Result<JobView> {
+        let build = self.master.wait_for_finished_build(head, DEADLINE).await?;
+        let job = build
+            .jobs
+            .iter()
+            .find(|job| job.suite == suite && job.platform == platform)
+            .with_context(|| format!("no job {suite} ({platform}) in {build:?}"))?;
+        self.master.job(job.number).await
+    }
+
+    /// All of a job's log.
+    pub async fn log(&self, job: &JobView) -> Result<bytes::Bytes> {
+        self.master.log(job.number, 0).await
+    }
+
+    /// Waits for the end of a context, and checks that it ended once and in this state; its description.
+    pub async fn settled_as(&self, sha: &str, context: &str, state: StatusState) -> Result<String> {
+        let status = self.settled(sha, context).await?;
+        self.github
+            .status_history(REPOSITORY, sha, context)
+            .assert_settled_once(state);
+        Ok(status.description.unwrap_or_default())
     }
 
     /// Waits for the end of a context of a commit.

@@ -76,6 +76,24 @@ pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
         .map(|name| format!("guest={name},"))
         .collect();
     marks.push(folder);
+    processes()
+        .into_iter()
+        .filter(|(_, command)| {
+            let program = command.split(' ').next().unwrap_or_default();
+            let name = program.rsplit('/').next().unwrap_or_default();
+            name.starts_with("qemu-system-") && marks.iter().any(|mark| command.contains(mark))
+        })
+        .collect()
+}
+
+/// Processes of this machine with this text in their command lines.
+pub fn processes_with(text: &str) -> Vec<(i32, String)> {
+    let mut found = processes();
+    found.retain(|(_, command)| command.contains(text));
+    found
+}
+
+fn processes() -> Vec<(i32, String)> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -84,14 +102,7 @@ pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let command = String::from_utf8_lossy(&bytes).replace('\0', " ");
-            let program = command.split(' ').next()?;
-            let is_qemu = Path::new(program)
-                .file_name()?
-                .to_str()?
-                .starts_with("qemu-system-");
-            let is_ours = marks.iter().any(|mark| command.contains(mark));
-            (is_qemu && is_ours).then_some((pid, command))
+            Some((pid, String::from_utf8_lossy(&bytes).replace('\0', " ")))
         })
         .collect()
 }

@@ -2,9 +2,18 @@
 
 use super::{SshServer, images_folder};
 use anyhow::{Context, Result};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use toml::{Table, Value};
+
+/// What becomes of a platform's ready marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marker {
+    Kept,
+    Removed,
+}
 
 /// A folder of platforms for one test.
 #[derive(Debug)]
@@ -74,6 +83,33 @@ impl Platforms {
         })
     }
 
+    /// A guest like tiny-linux in which this script stands in the place of its SSH server. It says that it listens
+    /// (the image's ready marker) when `marker` is kept; without, only patience tells that nobody answers.
+    pub fn add_without_sshd(
+        &self,
+        image: &str,
+        name: &str,
+        script: &str,
+        marker: Marker,
+        deadline_secs: i64,
+    ) -> Result<()> {
+        self.add_changed(image, name, |platform| match marker {
+            Marker::Kept => {
+                platform.insert("connect_deadline_secs".to_owned(), deadline_secs.into());
+            }
+            Marker::Removed => {
+                platform.insert("boot_deadline_secs".to_owned(), deadline_secs.into());
+                platform.insert("connect_deadline_secs".to_owned(), 1.into());
+                platform.remove("console");
+            }
+        })?;
+        let initrd = self.folder.path().join(name).join("initrd.img");
+        let original = std::fs::read(&initrd).context("the image has no initramfs")?;
+        std::fs::remove_file(&initrd)?;
+        std::fs::write(&initrd, [original, archive("etc/rc.ssh", script)?].concat())?;
+        Ok(())
+    }
+
     /// A machine that is there already, reached by SSH.
     pub fn add_ssh(&self, name: &str, server: &SshServer) -> Result<()> {
         let folder = self.folder.path().join(name);
@@ -94,6 +130,31 @@ impl Platforms {
         std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
         Ok(())
     }
+}
+
+/// A cpio archive with one program, to follow others in an initramfs: what comes later wins.
+fn archive(path: &str, script: &str) -> Result<Vec<u8>> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join(path);
+    std::fs::create_dir_all(file.parent().context("the path has no folder")?)?;
+    std::fs::write(&file, script)?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    let mut cpio = Command::new("cpio")
+        .args(["--create", "--format=newc", "--quiet", "-R", "+0:+0"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cpio, which images/build needs too")?;
+    // Closed afterwards, so that the list ends.
+    cpio.stdin
+        .take()
+        .context("cpio has no input")?
+        .write_all(path.as_bytes())?;
+    let output = cpio.wait_with_output()?;
+    anyhow::ensure!(output.status.success(), "cpio ended with {}", output.status);
+    Ok(output.stdout)
 }
 
 #[cfg(test)]

@@ -9,10 +9,14 @@
 //! The program is `$VIVARIUM_BIN`, or `vivarium` in the folder of the build that the test belongs to.
 
 mod builder;
+mod events;
 mod views;
 
 pub use builder::{MasterBuilder, RepositoryEntry};
-pub use views::{ArtifactView, AttemptView, BuildView, JobView, StepView};
+pub use events::{LogEvent, LogFrom};
+pub use views::{
+    ArtifactView, AttemptView, BuildView, JobView, PlatformsView, RefusedView, StepView, TestsView,
+};
 
 use crate::machine;
 use anyhow::{Context, Result, bail};
@@ -322,6 +326,31 @@ impl Master {
     pub async fn log(&self, job: i64, from: u64) -> Result<bytes::Bytes> {
         self.get_bytes(&format!("/api/jobs/{job}/log?from={from}"))
             .await
+    }
+
+    /// How many bytes a job has printed so far, those that were left out included.
+    pub async fn log_length(&self, job: i64) -> Result<u64> {
+        let answer = self
+            .answer(&format!("/api/jobs/{job}/log?from={}", u64::MAX))
+            .await?;
+        let length = answer.headers().get("vivarium-log-length");
+        let length = length.context("the log has no length")?;
+        Ok(length.to_str()?.parse()?)
+    }
+
+    /// A job's log as a browser reads it, from an offset until its end.
+    pub async fn follow_log(&self, job: i64, from: LogFrom) -> Result<Vec<LogEvent>> {
+        let request = crate::http_client().get(self.url(&format!("/api/jobs/{job}/log/stream")));
+        let request = match from {
+            LogFrom::Offset(offset) => request.query(&[("from", offset)]),
+            LogFrom::AfterEvent(id) => request.header("Last-Event-ID", id),
+        };
+        let answer = request.send().await?.error_for_status()?;
+        events::parse(&answer.text().await?)
+    }
+
+    pub async fn platforms(&self) -> Result<PlatformsView> {
+        self.get("/api/platforms").await
     }
 
     /// The sum of a metric's values over all labels.

@@ -30,6 +30,7 @@ pub struct JobView {
     pub reason: Option<String>,
     pub message: Option<String>,
     pub waiting: Option<String>,
+    pub tests: Option<TestsView>,
     pub artifacts: Vec<ArtifactView>,
     #[serde(default)]
     pub attempts: Vec<AttemptView>,
@@ -58,4 +59,29 @@ pub struct ArtifactView {
     pub size: u64,
     pub sha256: String,
     pub url: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct TestsView {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    pub failing: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct PlatformsView {
+    pub ready: Vec<PlatformView>,
+    pub refused: Vec<RefusedView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct PlatformView {
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RefusedView {
+    pub name: String,
+    pub why: String,
 }
