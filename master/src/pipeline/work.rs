@@ -425,9 +425,7 @@ impl<'a> Work<'a> {
             .agent
             .start(execution, command.clone())
             .await
-            .map_err(|error| {
-                Interruption::of_step(step, "cannot be started", execution, error)
-            })?;
+            .map_err(|error| Interruption::of_step(step, "cannot be started", execution, error))?;
         Ok(Output { following, masking })
     }
 
