@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each prepares the machine first.
 
-# Where images/build puts them.
+# Where the images are, and are built when they are not there.
 IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/vivarium/images
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
@@ -28,7 +28,7 @@ prepare-test:
 	@config/prepare-host --test
 
 images:
-	@images/build tiny-linux debian-12
+	@images/build tiny-linux debian-12 --out "$(IMAGES)" >/dev/null
 
 release:
 	cargo build --release --locked -p vivarium
