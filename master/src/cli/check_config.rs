@@ -2,6 +2,7 @@
 
 use super::terminal::print;
 use crate::config::{Config, Platforms, REPOSITORY_FILE, RepositoryFile};
+use crate::web::Tls;
 use anyhow::Context;
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,6 +49,9 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
                 file.display()
             ));
         }
+    }
+    if let Some(Err(error)) = config.server.tls.as_ref().map(Tls::open) {
+        faults.push(format!("[server.tls]: {error:#}"));
     }
     let platforms = Platforms::load(config.platforms_dir.clone());
     for refused in platforms.refused() {

@@ -10,11 +10,13 @@ use crate::pipeline::pause::Pause;
 use crate::session::available_agents;
 use crate::store::{Store, StoreError};
 use crate::vm::Machines;
+use crate::web::Tls;
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use url::Url;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,6 +76,7 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
     images(&config, machines.as_ref(), &mut findings).await;
     agents(&mut findings);
     master(&config, &mut findings);
+    server(&config, &mut findings);
     database(&config, &mut findings).await;
     disks(&config, &mut findings).await;
     storage(&config, &mut findings).await;
@@ -224,6 +227,33 @@ fn master(config: &Config, findings: &mut Vec<Finding>) {
         Ok(None) => note("master", "does not run"),
         Err(error) => fault("master", told(&error)),
     });
+}
+
+/// Whether what people send the master can be read on the way, and whether it can tell them apart.
+fn server(config: &Config, findings: &mut Vec<Finding>) {
+    let server = &config.server;
+    let is_local = server.listen.ip().is_loopback();
+    let https = server.public_url.as_ref().map(Url::scheme) == Some("https");
+    match server.tls.as_ref().map(Tls::open) {
+        Some(Ok(_)) => findings.push(good("HTTPS", "the certificate and its key serve")),
+        Some(Err(error)) => findings.push(fault("HTTPS", format!("{error:#}"))),
+        None if is_local => {}
+        None => findings.push(note(
+            "HTTPS",
+            format!(
+                "{} is served without TLS, so tokens and logins can be read on the way; \
+                 hint: listen on 127.0.0.1 behind a proxy with TLS, or set [server.tls]",
+                server.listen
+            ),
+        )),
+    }
+    if is_local && https && server.tls.is_none() && server.trusted_proxies.is_empty() {
+        findings.push(note(
+            "proxy",
+            "public_url leads through a proxy, whose clients cannot be told apart, so no limit for one address holds; \
+             hint: trusted_proxies = [\"127.0.0.1\"] under [server]",
+        ));
+    }
 }
 
 async fn database(config: &Config, findings: &mut Vec<Finding>) {

@@ -28,7 +28,7 @@ use crate::session::Ssh;
 use crate::source::Sources;
 use crate::store::{Store, StoreError};
 use crate::vm::{Acceleration, Machines, VmConfig};
-use crate::web::{self, Access, App};
+use crate::web::{self, Access, App, Bounds, Server, Tls};
 use anyhow::Context;
 use lock::DataLock;
 use sd_notify::NotifyState;
@@ -80,7 +80,7 @@ pub(super) struct Guests {
 
 /// A master with everything opened, not yet running.
 pub(super) struct Master {
-    listener: TcpListener,
+    server: Server,
     /// Where it listens, as a link.
     pub(super) url: Url,
     pipeline: Pipeline,
@@ -105,7 +105,12 @@ impl Master {
         let address = listener
             .local_addr()
             .context("cannot tell the own address")?;
-        let url = Url::parse(&format!("http://{address}")).context("the own address is no URL")?;
+        let tls = config.server.tls.as_ref().map(Tls::open).transpose()?;
+        let scheme = tls.as_ref().map_or("http", |_| "https");
+        let url =
+            Url::parse(&format!("{scheme}://{address}")).context("the own address is no URL")?;
+        let server = Server::new(listener, &config.server, tls);
+        let bounds = Bounds::new(&config.server);
         let lock = lock.listens_on(&url)?;
         let public_url = config
             .server
@@ -186,7 +191,7 @@ impl Master {
             objects: objects.clone(),
         });
         Ok(Master {
-            listener,
+            server,
             url,
             reporter,
             webhooks,
@@ -197,6 +202,7 @@ impl Master {
                 objects,
                 platforms,
                 access,
+                bounds,
                 pauses: pauses.clone(),
                 pulses: signals.pulses.clone(),
             },
@@ -231,12 +237,7 @@ impl Master {
             tokio::spawn(reporter.run(stopping.clone(), pulse))
         });
         let routes = web::routes(self.app, self.webhooks);
-        let asked = stopping.clone();
-        let server = tokio::spawn(
-            axum::serve(self.listener, routes)
-                .with_graceful_shutdown(async move { asked.cancelled().await })
-                .into_future(),
-        );
+        let server = tokio::spawn(self.server.run(routes, stopping.clone()));
         let watchdog = tokio::spawn(systemd::feed_watchdog(pulses));
         systemd::tell(&[NotifyState::Ready]);
         let why = tokio::select! {

@@ -3,10 +3,10 @@
 use super::error::{self, ConfigError};
 use super::repository_file::RepositoryFile;
 use super::secrets::SecretConfig;
+use super::server::ServerConfig;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use url::Url;
 
@@ -35,22 +35,6 @@ pub struct Config {
     pub secrets: BTreeMap<String, SecretConfig>,
     #[serde(default, rename = "repository")]
     pub repositories: Vec<RepositoryConfig>,
-}
-
-/// Where the master listens, and how others reach it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerConfig {
-    /// Address and port; port 0 takes a free one. Default `127.0.0.1:8090`.
-    pub listen: SocketAddr,
-    /// The address in links that GitHub shows, e.g. `https://ci.example.org`. Default: `http://` and the address listened on.
-    pub public_url: Option<Url>,
-    /// Everybody who reaches the master may read builds, logs, artefacts and metrics. Default true; with false, reading
-    /// needs a token or a login. Acts need one in either case.
-    pub public: bool,
-    /// File with the token `local`, which the command line on this machine uses and which may do everything.
-    /// Default: `<data_dir>/api-token`, made on the first start.
-    pub api_token_file: Option<PathBuf>,
 }
 
 /// GitHub, or GitHub Enterprise Server.
@@ -203,20 +187,6 @@ mod defaults {
     }
 }
 
-/// The port a master listens on where nothing else is said; the command line looks for it there too.
-pub(crate) const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8090);
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        ServerConfig {
-            listen: SocketAddr::from(DEFAULT_LISTEN),
-            public_url: None,
-            public: true,
-            api_token_file: None,
-        }
-    }
-}
-
 impl Default for GithubConfig {
     fn default() -> Self {
         GithubConfig {
@@ -289,7 +259,7 @@ impl Config {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         let paths = [&mut self.data_dir, &mut self.platforms_dir]
             .into_iter()
-            .chain(self.server.api_token_file.as_mut())
+            .chain(self.server.paths())
             .chain(self.github.token_file.as_mut())
             .chain(self.github.webhook_secret_files.iter_mut())
             .chain(
@@ -312,6 +282,7 @@ impl Config {
                 .check(name)
                 .map_err(|what| ConfigError::meaning(path, what))?;
         }
+        self.server.check(path)?;
         let mut seen = BTreeSet::new();
         for repository in &self.repositories {
             let wrong = |what: String| ConfigError::meaning(path, what);

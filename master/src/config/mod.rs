@@ -14,15 +14,17 @@ mod platform;
 mod platforms;
 mod repository_file;
 mod secrets;
+mod server;
 mod watched;
 
 pub use error::ConfigError;
 pub use master::{
     Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, Limits, OnNewCommit,
-    RepositoryConfig, ServerConfig, StorageConfig,
+    RepositoryConfig, StorageConfig,
 };
 pub use platform::parse_platform;
 pub use platforms::{Platforms, RefusedPlatform};
 pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};
 pub use secrets::{SecretConfig, SecretError, may_have_secrets};
+pub use server::{Network, ServerConfig, ServerLimits, TlsConfig};
 pub(crate) use watched::{Reread, Watched};

@@ -6,16 +6,17 @@
 
 use super::check::{claimed_signature, examine, one_header};
 use crate::store::{DeliveryState, DeliveryWriter, Inserted, NewDelivery, Store};
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::post};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 pub use super::secrets::{SecretError, Secrets};
 
@@ -180,7 +181,6 @@ fn outcome_at_once(event: &str) -> Option<String> {
 pub fn routes(webhooks: Webhooks) -> Router {
     Router::new()
         .route("/webhook/github", post(handle))
-        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .with_state(webhooks)
 }
 
@@ -194,24 +194,21 @@ async fn handle(State(webhooks): State<Webhooks>, request: Request) -> WebhookAn
             "A delivery has 25 MiB at most.",
         )
     };
-    let declared = request
+    let declared: usize = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(MOST_BODY_BYTES);
+        .unwrap_or_default();
     if declared > MOST_BODY_BYTES {
         return too_large();
     }
-    let units = u32::try_from(declared.div_ceil(BUDGET_UNIT)).unwrap_or(BUDGET);
-    let headers = request.headers().clone();
-    let read = async {
-        // Fails only once the semaphore is closed, which nobody does.
-        let permit = webhooks.budget.acquire_many(units.max(1)).await.ok();
-        (permit, Bytes::from_request(request, &()).await)
-    };
-    match tokio::time::timeout(BODY_DEADLINE, read).await {
-        Ok((_permit, Ok(body))) => webhooks.receive(&headers, body).await,
-        Ok((_, Err(rejection))) => rejected(&rejection, too_large()),
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(BODY_DEADLINE, read_body(&webhooks.budget, body)).await {
+        Ok(Ok((body, _held))) => webhooks.receive(&parts.headers, body).await,
+        Ok(Err(NotRead::TooLarge)) => too_large(),
+        Ok(Err(NotRead::BrokenOff)) => {
+            WebhookAnswer::bad_request("The body could not be read to its end.")
+        }
         Err(_) => WebhookAnswer::new(
             StatusCode::REQUEST_TIMEOUT,
             "The body did not come within 10 seconds.",
@@ -219,10 +216,35 @@ async fn handle(State(webhooks): State<Webhooks>, request: Request) -> WebhookAn
     }
 }
 
-fn rejected(rejection: &BytesRejection, too_large: WebhookAnswer) -> WebhookAnswer {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        too_large
-    } else {
-        WebhookAnswer::new(rejection.status(), "The body could not be read.")
+enum NotRead {
+    TooLarge,
+    BrokenOff,
+}
+
+/// Takes of the budget what has come, not what was promised: a sender that sends nothing holds next to nothing.
+async fn read_body(
+    budget: &Semaphore,
+    body: Body,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), NotRead> {
+    let mut stream = body.into_data_stream();
+    let mut body = BytesMut::new();
+    let mut held: Option<SemaphorePermit<'_>> = None;
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|_| NotRead::BrokenOff)?;
+        let length = body.len() + part.len();
+        if length > MOST_BODY_BYTES {
+            return Err(NotRead::TooLarge);
+        }
+        let wanted = u32::try_from(length.div_ceil(BUDGET_UNIT)).unwrap_or(BUDGET);
+        let missing = wanted - held.as_ref().map_or(0, |held| held.num_permits() as u32);
+        // Fails only once the semaphore is closed, which nobody does.
+        if let Ok(more) = budget.acquire_many(missing).await {
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+        }
+        body.extend_from_slice(&part);
     }
+    Ok((body.freeze(), held))
 }

@@ -2,6 +2,7 @@
 
 use super::App;
 use super::access::Visitor;
+use super::asker::Asker;
 use super::error::ApiError;
 use super::headers::GUEST_POLICY;
 use super::views::{BuildView, JobView, encoded};
@@ -112,6 +113,7 @@ pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
 /// Streams a kept file out of the object store.
 pub(super) async fn artifact(
     State(app): State<App>,
+    asker: Asker,
     Path((id, path)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let id: JobId = id.parse().map_err(ApiError::bad_request)?;
@@ -120,6 +122,7 @@ pub(super) async fn artifact(
         .into_iter()
         .find(|artifact| artifact.path == path)
         .ok_or_else(|| ApiError::not_found(format!("artefact `{path}` of {id}")))?;
+    let slot = app.stream_slot(asker)?;
     let fetched = app
         .objects
         .get(&artifact.object)
@@ -135,7 +138,7 @@ pub(super) async fn artifact(
         (CONTENT_SECURITY_POLICY, GUEST_POLICY),
         (CONTENT_LENGTH, HeaderValue::from(fetched.size)),
     ];
-    Ok((headers, Body::from_stream(fetched.bytes)).into_response())
+    Ok((headers, Body::from_stream(slot.held_by(fetched.bytes))).into_response())
 }
 
 /// To be saved under the last part of its path; in the form of RFC 8187, so that no character can end the header.

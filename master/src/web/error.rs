@@ -2,21 +2,28 @@
 
 use super::App;
 use super::pages::{Page, render};
+use super::rates::TooOften;
 use crate::model::{Build, BuildId, Job, JobId};
 use axum::Json;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use minijinja::context;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use std::time::Duration;
+
+/// Somebody closes a page within it, mostly.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
 
 /// What went wrong, as JSON `{"error": "…"}`.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
     message: String,
+    /// When to ask again.
+    retry_after: Option<Duration>,
 }
 
 /// The same as a page.
@@ -28,6 +35,28 @@ impl ApiError {
         ApiError {
             status,
             message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn too_often(TooOften(wait): TooOften) -> Self {
+        ApiError {
+            retry_after: Some(wait),
+            ..ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many requests from this address: ask again later, or with a token",
+            )
+        }
+    }
+
+    /// So many streams are open that there is no room for another.
+    pub(super) fn no_room() -> Self {
+        ApiError {
+            retry_after: Some(NO_ROOM_PAUSE),
+            ..ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many logs and downloads are open: ask again in a moment",
+            )
         }
     }
 
@@ -50,6 +79,20 @@ impl ApiError {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the master could not answer; its log says why",
         )
+    }
+}
+
+impl ApiError {
+    /// Gives an answer the status and the headers that belong to it.
+    fn mark(&self, response: &mut Response) {
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
     }
 }
 
@@ -110,26 +153,25 @@ impl From<ApiError> for PageError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": self.message }));
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response()
-            }
-            status => (status, body).into_response(),
-        }
+        let mut response = Json(json!({ "error": self.message })).into_response();
+        self.mark(&mut response);
+        response
     }
 }
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        let status = self.0.status;
-        let what = status.canonical_reason().unwrap_or("Error");
+        let what = self.0.status.canonical_reason().unwrap_or("Error");
         let message = &self.0.message;
         match render(
             "error.html",
             context! { page => Page::default(), what, message },
         ) {
-            Ok(html) => (status, html).into_response(),
+            Ok(html) => {
+                let mut response = html.into_response();
+                self.0.mark(&mut response);
+                response
+            }
             // The template itself is broken.
             Err(_) => self.0.into_response(),
         }

@@ -3,6 +3,7 @@
 //! Readers read the stored log at their own pace; none of them is known to the job.
 
 use super::App;
+use super::asker::Asker;
 use super::error::ApiError;
 use super::headers::GUEST_POLICY;
 use crate::model::JobId;
@@ -42,11 +43,13 @@ pub(super) struct From {
 /// `Vivarium-Log-Length` is the length so far; `Vivarium-Log-Complete` says whether more can come.
 pub(super) async fn raw(
     State(app): State<App>,
+    asker: Asker,
     Path(id): Path<String>,
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = app.known_job(&id).await?.id;
+    let slot = app.stream_slot(asker)?;
     let range = headers
         .get("range")
         .map(|value| parse_range(value.as_bytes()));
@@ -83,7 +86,8 @@ pub(super) async fn raw(
         let last = until.saturating_sub(1);
         answer_headers.push(("content-range", format!("bytes {from}-{last}/*")));
     }
-    let mut response = Body::from_stream(chunks(app.logs.clone(), id, from, until)).into_response();
+    let mut response =
+        Body::from_stream(slot.held_by(chunks(app.logs.clone(), id, from, until))).into_response();
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -144,16 +148,18 @@ fn parse_range(value: &[u8]) -> Option<(u64, u64)> {
 /// A browser that reconnects sends that id as `Last-Event-ID`. An `end` event is the last.
 pub(super) async fn stream(
     State(app): State<App>,
+    asker: Asker,
     Path(id): Path<String>,
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = app.known_job(&id).await?.id;
+    let slot = app.stream_slot(asker)?;
     let last_event: Option<u64> = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok()?.parse().ok());
     let from = last_event.unwrap_or(query.from);
-    let events = Sse::new(follow(app.logs.clone(), id, from))
+    let events = Sse::new(slot.held_by(follow(app.logs.clone(), id, from)))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     Ok(events.into_response())
 }

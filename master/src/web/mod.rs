@@ -6,20 +6,27 @@
 pub mod access;
 mod acts;
 mod api;
+mod asker;
+mod bounds;
 mod drain;
 mod error;
 mod forms;
 mod headers;
+mod listen;
 mod logs;
 mod metrics;
 mod pages;
+mod rates;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod views;
 
 pub use access::{Access, ApiToken, MadeToken, TokenView};
+pub use bounds::Bounds;
 pub(crate) use drain::DrainRequest;
 pub use drain::DrainView;
+pub use listen::{Server, Tls};
 pub use logs::LOG_LENGTH;
 pub use views::{ArtifactView, AttemptView, BuildView, JobView, StepView};
 
@@ -33,8 +40,10 @@ use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{delete, get, post};
+use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 /// Bodies of requests other than webhooks: forms, and JSON with a few names.
@@ -49,6 +58,7 @@ pub struct App {
     pub objects: Objects,
     pub platforms: Platforms,
     pub access: Access,
+    pub bounds: Bounds,
     pub pauses: Pauses,
     pub pulses: Pulses,
 }
@@ -62,6 +72,7 @@ impl FromRef<App> for Access {
 /// All routes.
 pub fn routes(app: App, webhooks: Webhooks) -> Router {
     let access = app.access.clone();
+    let proxies = app.bounds.proxies.clone();
     let open = Router::new()
         .route("/healthz", get(api::health))
         .route("/login", get(access::login_page).post(access::log_in))
@@ -102,8 +113,13 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
     let for_visitors = open
         .merge(reading)
         .merge(forms)
-        .merge(acts)
         .merge(administration)
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            bounds::REQUEST_DEADLINE,
+        ))
+        // A build by hand fetches first, which has deadlines of its own.
+        .merge(acts)
         .layer(from_fn_with_state(access, access::identify));
     Router::new()
         .route("/static/{name}", get(pages::asset))
@@ -111,6 +127,7 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .with_state(app)
         .merge(webhook::routes(webhooks))
+        .layer(from_fn_with_state(proxies, asker::find_asker))
         .layer(map_response(headers::with_safe_headers))
         .layer(TraceLayer::new_for_http())
 }

@@ -3,7 +3,8 @@
 use super::forgery::refuse_other_sites;
 use super::secret::random;
 use super::{Access, AnyForm, Grant, Visitor, digest};
-use crate::web::error::PageError;
+use crate::web::asker::Asker;
+use crate::web::error::{ApiError, PageError};
 use crate::web::pages::{Page, render};
 use axum::Form;
 use axum::extract::{Query, State};
@@ -53,11 +54,14 @@ pub(in crate::web) struct Credentials {
 pub(in crate::web) async fn log_in(
     State(access): State<Access>,
     page: Page,
+    asker: Asker,
     headers: HeaderMap,
     Form(given): Form<Credentials>,
 ) -> Result<Response, PageError> {
     refuse_other_sites(&headers, &access.settings.origin)?;
     let next = own_page(given.next.as_deref());
+    let allowed = access.settings.rates.try_secret(asker);
+    allowed.map_err(ApiError::too_often)?;
     let Some(grant) = access.by_token(given.token.trim()).await? else {
         return form(&page, &next, StatusCode::UNAUTHORIZED);
     };

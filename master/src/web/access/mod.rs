@@ -21,7 +21,9 @@ pub use secret::{ApiToken, LOCAL_TOKEN};
 pub use tokens::{MadeToken, TokenView};
 pub(super) use tokens::{create, list, revoke};
 
+use super::asker::Asker;
 use super::error::ApiError;
+use super::rates::Rates;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::model::Right;
@@ -58,6 +60,7 @@ struct Settings {
     https: bool,
     /// Where people reach the pages, as far as the configuration knows.
     origin: Origin,
+    rates: Rates,
 }
 
 /// Who makes a request.
@@ -135,6 +138,7 @@ impl Access {
                 public: config.public,
                 https: public_url.scheme() == "https",
                 origin: public_url.origin(),
+                rates: Rates::new(config.limits.requests_per_second),
             }),
         })
     }
@@ -143,30 +147,27 @@ impl Access {
         self.settings.public || visitor.may(Right::Read)
     }
 
-    async fn visitor(&self, headers: &HeaderMap) -> Result<Visitor, ApiError> {
+    /// None if there is a token and it is wrong.
+    async fn visitor(&self, headers: &HeaderMap) -> Result<Option<Visitor>, StoreError> {
         let bearer = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         if let Some(token) = bearer {
-            return match self.by_token(token.trim()).await? {
-                Some(grant) => Ok(Visitor::Token(grant)),
-                None => Err(ApiError::unauthorized("the token is wrong or revoked")),
-            };
+            let grant = self.by_token(token.trim()).await?;
+            return Ok(grant.map(Visitor::Token));
         }
         let Some(cookie) = self.login_cookie(headers) else {
-            return Ok(Visitor::Stranger);
+            return Ok(Some(Visitor::Stranger));
         };
         let token = self
             .store
             .token_of_login(&digest(cookie), self.clock.now())
             .await?;
         let Some(token) = token else {
-            return Ok(Visitor::Stranger);
+            return Ok(Some(Visitor::Stranger));
         };
-        Ok(Visitor::Login(
-            self.noted(token),
-            FormSecret::of_login(cookie),
-        ))
+        let secret = FormSecret::of_login(cookie);
+        Ok(Some(Visitor::Login(self.noted(token), secret)))
     }
 
     /// What a token allows; none if it is wrong.
@@ -216,18 +217,30 @@ impl Access {
 }
 
 /// Finds out who asks, for all that follows. A token that is wrong ends the request, also where none is needed: whoever
-/// sends one wants to know.
+/// sends one wants to know. Whoever has none is bounded in how often.
 pub(super) async fn identify(
     State(access): State<Access>,
+    asker: Asker,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match access.visitor(request.headers()).await {
-        Ok(visitor) => {
+    let found = match access.visitor(request.headers()).await {
+        Ok(found) => found,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let rates = &access.settings.rates;
+    let allowed = match found {
+        Some(Visitor::Token(_) | Visitor::Login(..)) => Ok(()),
+        Some(Visitor::Stranger) => rates.request(asker),
+        None => rates.request(asker).and(rates.try_secret(asker)),
+    };
+    match (allowed, found) {
+        (Err(too_often), _) => ApiError::too_often(too_often).into_response(),
+        (Ok(()), None) => ApiError::unauthorized("the token is wrong or revoked").into_response(),
+        (Ok(()), Some(visitor)) => {
             request.extensions_mut().insert(visitor);
             next.run(request).await
         }
-        Err(error) => error.into_response(),
     }
 }
 

@@ -5,6 +5,8 @@ const log = document.getElementById("log");
 if (log) {
   // The page keeps the last part of a long log; the raw link has all of it.
   const MOST = 4_000_000;
+  // After the master refused, as when too many logs are open; otherwise the browser tries again by itself.
+  const REFUSED_PAUSE = 10_000;
   const connection = document.getElementById("connection");
   const follow = document.getElementById("follow");
   const decoder = new TextDecoder("utf-8");
@@ -15,6 +17,7 @@ if (log) {
   const written = (char) => `⟨U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
   let waiting = "";
   let scheduled = false;
+  let next = 0;
 
   const show = () => {
     scheduled = false;
@@ -29,23 +32,32 @@ if (log) {
     if (follow.checked) log.scrollTop = log.scrollHeight;
   };
 
-  const events = new EventSource(`/api/jobs/${log.dataset.job}/log/stream`);
-  events.addEventListener("output", (event) => {
+  const output = (event) => {
+    next = event.lastEventId;
     const bytes = Uint8Array.from(atob(event.data), (char) => char.charCodeAt(0));
     waiting += decoder.decode(bytes, { stream: true });
     if (!scheduled) {
       scheduled = true;
       requestAnimationFrame(show);
     }
-  });
-  events.addEventListener("end", () => {
-    events.close();
-    connection.textContent = "";
-    document.documentElement.dataset.log = "complete";
-    if (document.querySelector(".badge.running, .badge.queued")) setTimeout(() => location.reload(), 500);
-  });
-  events.onopen = () => { connection.textContent = "live"; };
-  events.onerror = () => { connection.textContent = "connecting again…"; };
+  };
+
+  const connect = () => {
+    const events = new EventSource(`/api/jobs/${log.dataset.job}/log/stream?from=${next}`);
+    events.addEventListener("output", output);
+    events.addEventListener("end", () => {
+      events.close();
+      connection.textContent = "";
+      document.documentElement.dataset.log = "complete";
+      if (document.querySelector(".badge.running, .badge.queued")) setTimeout(() => location.reload(), 500);
+    });
+    events.onopen = () => { connection.textContent = "live"; };
+    events.onerror = () => {
+      connection.textContent = "connecting again…";
+      if (events.readyState === EventSource.CLOSED) setTimeout(connect, REFUSED_PAUSE);
+    };
+  };
+  connect();
 } else if (document.querySelector("[data-state=running], [data-state=preparing]")) {
   setTimeout(() => location.reload(), 3000);
 }

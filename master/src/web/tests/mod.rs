@@ -1,6 +1,7 @@
 //! The routes on a real database, real logs and a folder as the object store; no guest is needed to ask.
 
 mod access;
+mod bounds;
 mod strangers;
 
 use super::*;
@@ -14,8 +15,11 @@ use crate::source::Sources;
 use crate::store::Store;
 use crate::store::results::ArtifactRow;
 use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode, Uri};
+use axum::response::Response;
 use jiff::{Timestamp, ToSpan};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
@@ -105,6 +109,7 @@ impl Site {
             objects: objects.clone(),
             platforms: Platforms::load(path("platforms")),
             access: access.await.unwrap(),
+            bounds: Bounds::new(&server),
             pauses,
             pulses: signals.pulses,
         };
@@ -150,8 +155,15 @@ impl Site {
         self.store.record_artifacts(job, &[row]).await.unwrap();
     }
 
+    /// The answer as it begins, to a request from somewhere.
+    async fn begin(&self, from: &str, mut request: Request<Body>) -> Response {
+        let peer = SocketAddr::new(from.parse().unwrap(), 4711);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        self.routes.clone().oneshot(request).await.unwrap()
+    }
+
     async fn ask(&self, request: Request<Body>) -> Answer {
-        let response = self.routes.clone().oneshot(request).await.unwrap();
+        let response = self.begin("127.0.0.1", request).await;
         let (parts, body) = response.into_parts();
         Answer {
             status: parts.status,
