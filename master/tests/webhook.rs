@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use vivarium::event::webhook::{MOST_BODY_BYTES, Secrets, Webhooks, routes};
@@ -20,7 +19,6 @@ struct Door {
     address: SocketAddr,
     client: reqwest::Client,
     store: Store,
-    webhooks: Webhooks,
     arrived: Arc<Notify>,
     folder: tempfile::TempDir,
 }
@@ -41,13 +39,12 @@ async fn door(secrets: &[&str]) -> Door {
     let webhooks = Webhooks::new(store.clone(), secrets, Arc::clone(&arrived));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = routes(webhooks.clone());
+    let app = routes(webhooks);
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     Door {
         address,
         client: reqwest::Client::new(),
         store,
-        webhooks,
         arrived,
         folder,
     }
@@ -320,7 +317,8 @@ async fn a_delivery_that_failed_is_tried_again_when_it_comes_again() {
     assert!(text.contains("tried again"), "{text}");
     let again = door.store.next_deliveries(now, 1).await.unwrap();
     assert_eq!((again[0].id, again[0].tries), (id, 0));
-    door.store.finish_delivery(id, "done").await.unwrap();
+    let done = [(id, "done".to_owned())];
+    door.store.finish_deliveries(&done).await.unwrap();
     assert_eq!(door.deliver("g", "push", "{}").await.0, 200);
     assert_eq!(door.store.delivery_counts().await.unwrap().done, 1);
 }
@@ -405,88 +403,4 @@ async fn a_secret_that_is_replaced_is_good_at_once() {
     assert_eq!(answer("e", "").await, 401);
     std::fs::remove_file(&file).unwrap();
     assert_eq!(answer("f", "the second").await, 202);
-}
-
-/// Not a promise that a test can keep on every machine, but the figures to look at:
-/// `cargo test --release --test webhook -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: prints deliveries a second and latencies"]
-async fn measure_deliveries() {
-    for (name, clients) in [
-        ("one after the other", 1),
-        ("8 at once", 8),
-        ("64 at once", 64),
-    ] {
-        let door = Arc::new(door(&[SECRET]).await);
-        let total = if clients == 1 { 400 } else { 4000 };
-        let begun = Instant::now();
-        let clients: Vec<_> = (0..clients)
-            .map(|client| {
-                let door = Arc::clone(&door);
-                tokio::spawn(async move {
-                    let mut times = Vec::new();
-                    for n in 0..total / clients {
-                        let begun = Instant::now();
-                        let guid = format!("{client}-{n}");
-                        assert_eq!(door.deliver(&guid, "pull_request", OPENED).await.0, 202);
-                        times.push(begun.elapsed());
-                    }
-                    times
-                })
-            })
-            .collect();
-        let mut times: Vec<Duration> = Vec::new();
-        for client in clients {
-            times.extend(client.await.unwrap());
-        }
-        let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
-        times.sort_unstable();
-        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-        println!("{name}: {rate:.0}/s, p50 {:?}, p99 {:?}", at(0.5), at(0.99));
-    }
-}
-
-/// What GitHub would see when deliveries come at a steady pace, whatever the answers take.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: prints latencies at 200 deliveries a second"]
-async fn measure_a_steady_pace() {
-    let door = Arc::new(door(&[SECRET]).await);
-    let mut pace = tokio::time::interval(Duration::from_millis(5));
-    let mut answers = Vec::new();
-    for n in 0..2000 {
-        pace.tick().await;
-        let door = Arc::clone(&door);
-        answers.push(tokio::spawn(async move {
-            let begun = Instant::now();
-            let answer = door.deliver(&n.to_string(), "pull_request", OPENED).await;
-            assert_eq!(answer.0, 202);
-            begun.elapsed()
-        }));
-    }
-    let mut times = Vec::new();
-    for answer in answers {
-        times.push(answer.await.unwrap());
-    }
-    times.sort_unstable();
-    println!(
-        "200/s offered: p50 {:?}, p99 {:?}",
-        times[1000], times[1980]
-    );
-}
-
-/// The same over the interface alone, without HTTP.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: prints what storing alone costs"]
-async fn measure_storing() {
-    let door = door(&[SECRET]).await;
-    let begun = Instant::now();
-    const COUNT: usize = 500;
-    for n in 0..COUNT {
-        let headers = door.good_headers(&n.to_string(), "push", OPENED.as_bytes());
-        let answer = door
-            .webhooks
-            .receive(&headers, Bytes::from_static(OPENED.as_bytes()));
-        assert_eq!(answer.await.status, 202);
-    }
-    println!("storing alone: {:?} each", begun.elapsed() / COUNT as u32);
 }

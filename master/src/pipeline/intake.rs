@@ -58,6 +58,7 @@ impl Intake {
             .store
             .next_deliveries(self.ledger.clock.now(), BATCH)
             .await?;
+        let mut done = Vec::new();
         for delivery in &stored {
             pulse.beat();
             match self.act_on(&delivery.event, &delivery.body).await {
@@ -68,10 +69,7 @@ impl Intake {
                         outcome,
                         "delivery acted upon"
                     );
-                    self.ledger
-                        .store
-                        .finish_delivery(delivery.id, &outcome)
-                        .await?;
+                    done.push((delivery.id, outcome));
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
@@ -88,6 +86,8 @@ impl Intake {
                 }
             }
         }
+        // Together: a wait for the disk for each would hold up the answers to those that are coming in.
+        self.ledger.store.finish_deliveries(&done).await?;
         Ok(stored.len())
     }
 

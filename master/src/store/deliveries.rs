@@ -164,10 +164,16 @@ impl Store {
         Ok(at.map(timestamp))
     }
 
-    /// The delivery was acted upon; `outcome` says how, in a sentence.
-    pub async fn finish_delivery(&self, id: i64, outcome: &str) -> Result<(), StoreError> {
-        let mut connection = self.writer.acquire().await?;
-        finish_delivery(&mut connection, id, outcome).await
+    /// The deliveries were acted upon; each has a sentence that says how.
+    pub async fn finish_deliveries(&self, done: &[(i64, String)]) -> Result<(), StoreError> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write().await?;
+        for (id, outcome) in done {
+            finish_delivery(&mut transaction, *id, outcome).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// Acting upon the delivery failed: it is tried again after a pause, [`MOST_TRIES`] times in all.
@@ -260,8 +266,7 @@ impl Store {
     }
 }
 
-/// [`Store::finish_delivery`] inside a transaction, beside what the delivery led to.
-pub async fn finish_delivery(
+async fn finish_delivery(
     connection: &mut SqliteConnection,
     id: i64,
     outcome: &str,

@@ -9,6 +9,7 @@
 pub mod attempts;
 pub mod branches;
 pub mod builds;
+mod checkpoint;
 mod deliveries;
 mod drain;
 pub mod jobs;
@@ -18,12 +19,13 @@ mod tokens;
 
 pub use deliveries::{
     AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
-    MOST_TRIES, NewDelivery, StoredDelivery, finish_delivery,
+    MOST_TRIES, NewDelivery, StoredDelivery,
 };
 pub use statuses::{Backlog, Reopen, StatusId, StatusRow, Wanted, want_status};
 pub use tokens::{Added, TokenRow};
 
 use crate::model::{Ending, Reason};
+use checkpoint::Checkpointer;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +37,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, Row, Sqlite, SqlitePool, Transaction, TransactionManager};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Brings a database to this version's form.
@@ -49,6 +52,8 @@ const READERS: u32 = 4;
 pub struct Store {
     writer: SqlitePool,
     reader: SqlitePool,
+    /// Where writes are made; ends with the last clone.
+    checkpointer: Option<Arc<Checkpointer>>,
 }
 
 /// The database did not do what was asked.
@@ -120,7 +125,10 @@ impl StoreError {
 impl Store {
     /// Opens the database file, creating it if it is not there, and applies the migrations that it lacks.
     pub async fn open(path: &Path) -> Result<Store, StoreError> {
-        let options = options(path).create_if_missing(true);
+        let options = options(path)
+            .create_if_missing(true)
+            // Never within a commit: the checkpointer does it beside them.
+            .pragma("wal_autocheckpoint", "0");
         let open = |source| StoreError::Open {
             path: path.display().to_string(),
             source,
@@ -141,15 +149,25 @@ impl Store {
             })?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(open)?;
-        Ok(Store::over(writer, reader))
+        let checkpointer = Checkpointer::start(options, writer.clone())
+            .await
+            .map_err(open)?;
+        Ok(Store {
+            checkpointer: Some(Arc::new(checkpointer)),
+            ..Store::over(writer, reader)
+        })
     }
 
     /// Over connections to a database of this version's form.
     pub(crate) fn over(writer: SqlitePool, reader: SqlitePool) -> Store {
-        Store { writer, reader }
+        Store {
+            writer,
+            reader,
+            checkpointer: None,
+        }
     }
 
     /// Opens the database beside the master that may work with it, only to read, and only where it has this version's
@@ -178,6 +196,7 @@ impl Store {
         Ok(Store {
             writer: reader.clone(),
             reader,
+            checkpointer: None,
         })
     }
 
@@ -188,6 +207,9 @@ impl Store {
 
     /// Closes the connections after the statements under way.
     pub async fn close(&self) {
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.close().await;
+        }
         self.reader.close().await;
         self.writer.close().await;
     }
