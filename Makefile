@@ -33,9 +33,9 @@ images:
 release:
 	cargo build --release --locked -p vivarium
 
-# Measurements; docs/performance.md says what each line means.
-bench:
-	cargo test --release --locked -p vivarium -- --ignored --nocapture --test-threads=1
+# Measurements; docs/performance.md says what each line means. ONLY="deliveries boots" takes some of them.
+bench: prepare-test release images
+	VIVARIUM_IMAGES="$(IMAGES)" cargo bench --locked -p tests -- $(ONLY)
 
 # Bytes that nobody would send, a minute for each reader of strangers' bytes; SECONDS=600 for longer.
 fuzz:

@@ -553,32 +553,6 @@ async fn the_check_says_what_the_token_may() {
     assert!(matches!(error, GitHubError::Unreachable { .. }));
 }
 
-/// `cargo test --release --test report -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement: prints the time from a wish to its showing"]
-async fn measure_first_status() {
-    let mut outbox = outbox().await;
-    outbox.start();
-    let mut times = Vec::new();
-    for n in 0..200 {
-        let begun = std::time::Instant::now();
-        let context = format!("vivarium/{n}");
-        outbox
-            .want_context(&context, 1, StatusState::Pending, "Waiting")
-            .await;
-        outbox
-            .server
-            .until("the pending", |s| s.shown().len() > n)
-            .await;
-        times.push(begun.elapsed());
-    }
-    times.sort_unstable();
-    println!(
-        "wish to showing: p50 {:?}, p99 {:?}",
-        times[100], times[198]
-    );
-}
-
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

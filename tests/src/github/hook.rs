@@ -157,7 +157,10 @@ impl WebhookPost {
     }
 
     pub async fn send(&self, url: &str) -> Result<WebhookAnswer> {
-        let client = crate::http_client();
+        self.send_with(&crate::http_client(), url).await
+    }
+
+    pub async fn send_with(&self, client: &reqwest::Client, url: &str) -> Result<WebhookAnswer> {
         let mut request = client
             .post(url)
             .timeout(ANSWER_DEADLINE)

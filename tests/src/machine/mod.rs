@@ -11,7 +11,7 @@ mod ssh_server;
 pub use leftovers::{end_machines_of, kill_qemu_of, leftovers, processes_with, qemu_processes_of};
 pub use platforms::{Marker, Platforms};
 pub use small_disk::SmallDisk;
-pub use ssh_server::SshServer;
+pub use ssh_server::{SshServer, ssh};
 
 use nix::unistd::Uid;
 use std::path::PathBuf;

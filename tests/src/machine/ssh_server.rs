@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -109,6 +109,16 @@ impl SshServer {
         self.path("host_key.pub")
     }
 
+    /// OpenSSH's client, about to run this command here.
+    pub fn command(&self, command: &str) -> Result<tokio::process::Command> {
+        let known = self.path("known_hosts");
+        let host_key = std::fs::read_to_string(self.host_key())?;
+        std::fs::write(&known, format!("[127.0.0.1]:{} {host_key}", self.port))?;
+        let mut ssh = ssh(self.port, &self.user, &self.user_key(), &known);
+        ssh.arg(command).stdin(Stdio::null());
+        Ok(ssh)
+    }
+
     /// What sshd has said.
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
@@ -118,6 +128,19 @@ impl SshServer {
     pub async fn stop(&mut self) -> Result<()> {
         self.child.kill().await.context("cannot end sshd")
     }
+}
+
+/// OpenSSH's client for a loopback port, without the user's own settings; the command is still to be added.
+pub fn ssh(port: u16, user: &str, key: &Path, known_hosts: &Path) -> tokio::process::Command {
+    let mut ssh = tokio::process::Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes"])
+        .args(["-o", "IdentitiesOnly=yes", "-o"])
+        .arg(format!("UserKnownHostsFile={}", known_hosts.display()))
+        .arg("-i")
+        .arg(key)
+        .args(["-p", &port.to_string()])
+        .arg(format!("{user}@127.0.0.1"));
+    ssh
 }
 
 /// sshd insists on being called by its absolute path.
@@ -137,26 +160,9 @@ mod tests {
     #[tokio::test]
     async fn the_ssh_server_lets_its_key_in() {
         let server = SshServer::start().await.unwrap();
-        let known = server.path("known_hosts");
-        let host_key = std::fs::read_to_string(server.host_key()).unwrap();
-        std::fs::write(&known, format!("[127.0.0.1]:{} {host_key}", server.port)).unwrap();
-        let output = tokio::process::Command::new("ssh")
-            .args([
-                "-F",
-                "none",
-                "-o",
-                "BatchMode=yes",
-                "-o",
-                "IdentitiesOnly=yes",
-            ])
-            .arg("-o")
-            .arg(format!("UserKnownHostsFile={}", known.display()))
-            .arg("-i")
-            .arg(server.user_key())
-            .args(["-p", &server.port.to_string()])
-            .arg(format!("{}@127.0.0.1", server.user))
-            .arg("echo hello")
-            .stdin(Stdio::null())
+        let output = server
+            .command("echo hello")
+            .unwrap()
             .output()
             .await
             .unwrap();

@@ -1,5 +1,6 @@
 //! What the API shows, as a client of it knows it: only what scenarios look at.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +32,7 @@ pub struct JobView {
     pub message: Option<String>,
     pub waiting: Option<String>,
     pub tests: Option<TestsView>,
+    pub queued_at: Timestamp,
     pub artifacts: Vec<ArtifactView>,
     #[serde(default)]
     pub attempts: Vec<AttemptView>,
@@ -40,6 +42,9 @@ pub struct JobView {
 pub struct AttemptView {
     pub vm: String,
     pub number: i64,
+    pub phase: String,
+    /// Each phase with the time at which it began.
+    pub phases: Vec<(String, Timestamp)>,
     pub conclusion: Option<String>,
     pub reason: Option<String>,
     pub message: Option<String>,
@@ -51,6 +56,8 @@ pub struct AttemptView {
 pub struct StepView {
     pub name: String,
     pub log_offset: u64,
+    pub started_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

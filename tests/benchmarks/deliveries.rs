@@ -1,0 +1,239 @@
+//! The webhook's answer, which waits for the disk, and the first status after it.
+
+use super::disk::Probe;
+use super::samples::Samples;
+use super::table::{Figure, Table, Target};
+use anyhow::{Context, Result, ensure};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tests::github::{DeliveryMode, WebhookPost};
+use tests::machine::{Platforms, SshServer};
+use tests::repository::Suites;
+use tests::world::{AGGREGATE, DEADLINE, REPOSITORY, SECRET, World, context};
+
+/// Deliveries a second that come whatever the answers take.
+const PACE: u32 = 200;
+const ROUNDS: usize = 5;
+/// Of one round at that pace: five seconds of deliveries, two of the bare disk.
+const DELIVERIES: u32 = 1000;
+const WRITES: u32 = 400;
+/// Of one round at full speed.
+const FULL_SPEED: Duration = Duration::from_secs(3);
+const CLIENTS: usize = 64;
+const FIRST_STATUSES: usize = 30;
+
+/// Posts one delivery after the other to a master.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Sender {
+    pub(crate) fn to(world: &World) -> Sender {
+        Sender {
+            client: tests::http_client(),
+            url: world.master.webhook_url(),
+        }
+    }
+
+    /// How long the answer took; anything but 202 is an error.
+    pub(crate) async fn post(&self, post: &WebhookPost) -> Result<Duration> {
+        let begun = Instant::now();
+        let answer = post.send_with(&self.client, &self.url).await?;
+        let took = begun.elapsed();
+        ensure!(answer.status == 202, "{}: {}", answer.status, answer.body);
+        Ok(took)
+    }
+}
+
+/// A world whose log is as long as in everyday use, with no platforms unless they are given.
+pub(crate) async fn world(platforms: Platforms, suites: &Suites) -> Result<World> {
+    World::with_platforms(platforms, suites, |master, entry| {
+        master.environment("RUST_LOG", "info").repository(entry)
+    })
+    .await
+}
+
+/// A pull request that is open, and its delivery, which the master has not got yet.
+pub(crate) async fn held_proposal(world: &World, name: &str) -> Result<(String, WebhookPost)> {
+    world.github.set_delivery_mode(DeliveryMode::Hold);
+    let (_, head) = world
+        .propose(name, |commit| commit.file(name, name))
+        .await
+        .context("cannot open a pull request")?;
+    let delivery = world
+        .github
+        .last_delivery("pull_request")
+        .context("no delivery of the pull request")?;
+    Ok((
+        head,
+        WebhookPost::signed("pull_request", delivery.body, SECRET),
+    ))
+}
+
+pub(crate) async fn measure(table: &mut Table) -> Result<()> {
+    let suites = Suites::test_on(&["nowhere"]).step("none", "true");
+    let world = world(Platforms::new()?, &suites).await?;
+    let (_, post) = held_proposal(&world, "topic").await?;
+    // Stored and then looked at like any other; a label asks for nothing.
+    let body = String::from_utf8(post.body.to_vec())?
+        .replacen("\"opened\"", "\"labeled\"", 1)
+        .into_bytes();
+    println!("  deliveries of {} bytes", body.len());
+    let post = WebhookPost::signed("pull_request", body, SECRET);
+    let sender = Sender::to(&world);
+    let mut probe = Probe::new(&world.master.data_dir(), post.body.len())?;
+
+    let (mut disk, mut one, mut many) =
+        (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..ROUNDS {
+        disk.add(tokio::task::block_in_place(|| {
+            probe.at_full_speed(FULL_SPEED)
+        })?);
+        one.add(full_speed(&sender, &post, 1).await?);
+        many.add(full_speed(&sender, &post, CLIENTS).await?);
+    }
+    let disk = Figure::median(&disk, "/s");
+    let against = "write and fdatasync of as many bytes";
+    for (name, samples) in [("one client", one), ("64 clients", many)] {
+        let name = format!("durable deliveries, {name}");
+        let ours = Figure::median(&samples, "/s");
+        table.compare(&name, ours, against, disk.clone(), Target::AtLeast(200.0));
+    }
+    settled(&world).await?;
+
+    let tick = Duration::from_secs(1) / PACE;
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for round in 1..=ROUNDS {
+        let disk = tokio::task::block_in_place(|| probe.at_pace(WRITES, tick))?;
+        let answers = steady(&sender, &post, tick).await?;
+        println!(
+            "  round {round} at {PACE}/s: answers p50 {:.2} p99 {:.2} ms, disk p50 {:.2} p99 {:.2} ms",
+            answers.median(),
+            answers.p99(),
+            disk.median(),
+            disk.p99()
+        );
+        ours.join(answers);
+        theirs.join(disk);
+    }
+    table.compare(
+        "webhook's answer at 200/s, median",
+        Figure::one(ours.median(), "ms"),
+        against,
+        Figure::one(theirs.median(), "ms"),
+        Target::None,
+    );
+    table.compare(
+        "webhook's answer at 200/s, 99th percentile",
+        Figure::one(ours.p99(), "ms"),
+        against,
+        Figure::one(theirs.p99(), "ms"),
+        Target::Below(10.0),
+    );
+    settled(&world).await?;
+    Ok(())
+}
+
+/// Deliveries a second of so many clients.
+async fn full_speed(sender: &Sender, post: &WebhookPost, clients: usize) -> Result<f64> {
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..clients)
+        .map(|_| {
+            let (sender, post) = (sender.clone(), post.clone());
+            tokio::spawn(async move {
+                let mut count = 0_u32;
+                while begun.elapsed() < FULL_SPEED {
+                    let post = post.clone().guid(&tests::github::guid());
+                    sender.post(&post).await?;
+                    count += 1;
+                }
+                anyhow::Ok(count)
+            })
+        })
+        .collect();
+    let mut count = 0;
+    for task in tasks {
+        count += task.await??;
+    }
+    Ok(f64::from(count) / begun.elapsed().as_secs_f64())
+}
+
+/// The answers' times at a pace that does not wait for them.
+async fn steady(sender: &Sender, post: &WebhookPost, tick: Duration) -> Result<Samples> {
+    let mut pace = tokio::time::interval(tick);
+    let sender = Arc::new(sender.clone());
+    let mut answers = Vec::new();
+    for _ in 0..DELIVERIES {
+        pace.tick().await;
+        let post = post.clone().guid(&tests::github::guid());
+        let sender = Arc::clone(&sender);
+        answers.push(tokio::spawn(async move { sender.post(&post).await }));
+    }
+    let mut times = Samples::default();
+    for answer in answers {
+        times.add_time(answer.await??);
+    }
+    Ok(times)
+}
+
+/// Waits until every delivery was acted upon.
+async fn settled(world: &World) -> Result<()> {
+    world
+        .master
+        .wait_for("all deliveries acted upon", DEADLINE, async |master| {
+            let text = master.get_text("/metrics").await?;
+            Ok(text
+                .contains("vivarium_deliveries{state=\"stored\"} 0\n")
+                .then_some(()))
+        })
+        .await
+}
+
+pub(crate) async fn measure_statuses(table: &mut Table) -> Result<()> {
+    const DESK: &str = "desk";
+    let server = SshServer::start().await?;
+    let platforms = Platforms::new()?;
+    platforms.add_ssh(DESK, &server)?;
+    let world = world(platforms, &Suites::test_on(&[DESK]).step("none", "true")).await?;
+    let sender = Sender::to(&world);
+    let mut first = Samples::default();
+    let mut of_job = Samples::default();
+    for number in 0..FIRST_STATUSES {
+        let (head, post) = held_proposal(&world, &format!("topic-{number}")).await?;
+        let began = jiff::Timestamp::now();
+        sender.post(&post).await?;
+        for (context, times) in [
+            (AGGREGATE.to_owned(), &mut first),
+            (context(DESK), &mut of_job),
+        ] {
+            let status = world
+                .github
+                .wait_until("a status", DEADLINE, |github| {
+                    let history = github.status_history(REPOSITORY, &head, &context);
+                    history.statuses.into_iter().next()
+                })
+                .await?;
+            times.add_time(Duration::try_from(status.at.duration_since(began))?);
+        }
+        world.settled(&head, AGGREGATE).await?;
+    }
+    let name = "delivery to the first status (pending)";
+    table.add(
+        &format!("{name}, median"),
+        Figure::median(&first, "ms"),
+        Target::Below(100.0),
+    );
+    table.add(
+        &format!("{name}, 90th percentile"),
+        Figure::one(first.percentile(0.9), "ms"),
+        Target::Below(100.0),
+    );
+    table.add(
+        "delivery to the first status of a job, median",
+        Figure::median(&of_job, "ms"),
+        Target::None,
+    );
+    Ok(())
+}
