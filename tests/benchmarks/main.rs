@@ -43,6 +43,14 @@ async fn main() -> Result<()> {
             NAMES.join(", ")
         );
     }
+    // So that Ctrl-C leaves nothing running either.
+    tokio::select! {
+        measured = measure(&chosen) => measured,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
+    }
+}
+
+async fn measure(chosen: &[&str]) -> Result<()> {
     println!("{}", about_this_machine());
     let mut table = Table::default();
     for name in NAMES {

@@ -105,7 +105,7 @@ fn say(when: &str, memory: &Resident) {
 }
 
 fn resident(master: &Master) -> Result<Resident> {
-    let id = master.process_id().context("the master does not run")?;
+    let id = master.process_id()?;
     let text = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let number = |name: &str| -> Result<f64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -228,11 +228,6 @@ impl Master {
         self.child.is_some() && matches!(self.exit_status(), Ok(None))
     }
 
-    /// Of the program, while it runs.
-    pub fn process_id(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
     pub fn data_dir(&self) -> PathBuf {
         self.data_dir.clone()
     }
