@@ -1,8 +1,8 @@
 //! Builds the agents that the master pushes into guests and lists them for `session/push.rs`.
 //!
 //! ```text
-//!   ../agent ──nested cargo, release, static──> OUT_DIR/<os>-<arch> ──┐
-//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ────────────────┴─> OUT_DIR/agents.rs (include_bytes!)
+//!   ../agent ──nested cargo, release, static──> OUT_DIR/<target> ──┐
+//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ─────────────┴─gzip─> OUT_DIR/agents.rs (include_bytes!)
 //! ```
 //!
 //! The nested cargo has a target folder of its own, so it never waits for the lock that the outer one holds; it
@@ -11,6 +11,7 @@
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -190,17 +191,27 @@ fn write_table(out_dir: &Path, found: &[Agent]) -> Result<(), Box<dyn Error>> {
             .find(|(lower, _)| *lower == name)
             .map_or("?", |(_, variant)| variant)
     };
-    let mut table = String::from("static AGENTS: &[(OsFamily, Architecture, &[u8])] = &[\n");
+    let mut table = String::from("static AGENTS: &[Program] = &[\n");
     for agent in found {
+        let program = std::fs::read(&agent.path)
+            .map_err(|error| format!("cannot read {}: {error}", agent.path.display()))?;
+        let path = out_dir.join(format!("{}-{}.gz", agent.os, agent.arch));
+        std::fs::write(&path, packed(&program)?)?;
         writeln!(
             table,
-            "    (OsFamily::{}, Architecture::{}, include_bytes!({:?})),",
+            "    Program {{ os: OsFamily::{}, arch: Architecture::{}, size: {}, packed: include_bytes!({path:?}) }},",
             variant(SYSTEMS, agent.os),
             variant(ARCHITECTURES, agent.arch),
-            agent.path
+            program.len(),
         )?;
     }
     table.push_str("];\n");
     std::fs::write(out_dir.join("agents.rs"), table)?;
     Ok(())
+}
+
+fn packed(program: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(program)?;
+    Ok(packed.finish()?)
 }

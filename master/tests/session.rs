@@ -538,6 +538,46 @@ async fn the_agent_is_pushed_once() {
 }
 
 #[tokio::test]
+async fn an_agent_that_came_half_is_replaced() {
+    let guest = Guest::start().await;
+    guest.connect().await;
+    let mut entries = std::fs::read_dir(guest.spec().state_dir).unwrap();
+    let agent = entries.find_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("agent-").then_some(path)
+    });
+    let agent = agent.unwrap();
+    std::fs::remove_file(&agent).unwrap();
+    std::fs::write(&agent, "half").unwrap();
+    let session = guest.connect().await;
+    let (_, output) = run(&session, "after", guest.command("echo ok")).await;
+    assert_eq!(output, b"ok\n");
+}
+
+#[tokio::test]
+async fn a_guest_without_gzip_gets_its_agent_plain() {
+    let programs = tempfile::tempdir().unwrap();
+    for program in ["sh", "mkdir", "head", "wc", "chmod"] {
+        let path = std::env::var_os("PATH").unwrap();
+        let there = std::env::split_paths(&path)
+            .map(|folder| folder.join(program))
+            .find(|path| path.is_file());
+        std::os::unix::fs::symlink(there.unwrap(), programs.path().join(program)).unwrap();
+    }
+    let bare = format!(
+        "ForceCommand PATH={} exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"",
+        programs.path().display()
+    );
+    let guest = Guest::with(&bare, &["ed25519"], "ed25519").await;
+    for name in ["first", "second"] {
+        let agent = guest.connect().await;
+        let (_, output) = run(&agent, name, guest.command("echo ok")).await;
+        assert_eq!(output, b"ok\n");
+    }
+}
+
+#[tokio::test]
 async fn what_login_scripts_print_is_skipped() {
     let noisy = "ForceCommand head -c 30000 /dev/urandom; echo; echo 'Welcome!' >&2; \
                  exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"";

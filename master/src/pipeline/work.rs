@@ -413,14 +413,17 @@ impl<'a> Work<'a> {
             true => Interruption::ConnectionLost(error.to_string()),
             false => Interruption::Ended(Ending::new(Reason::AgentLost, error.to_string())),
         };
-        let attached = self.agent.attach(execution, from - overlap).await;
-        if let Some(following) = attached.map_err(lost)? {
-            return Ok(Output { following, masking });
-        }
         if from > 0 {
-            let message = "The guest lost a running step: it does not know it any more";
-            return Err(Ending::new(Reason::AgentLost, message).into());
+            let attached = self.agent.attach(execution, from - overlap).await;
+            return match attached.map_err(lost)? {
+                Some(following) => Ok(Output { following, masking }),
+                None => {
+                    let message = "The guest lost a running step: it does not know it any more";
+                    Err(Ending::new(Reason::AgentLost, message).into())
+                }
+            };
         }
+        // One that is there already is attached to: no need to ask for it first.
         let following = self
             .agent
             .start(execution, command.clone())

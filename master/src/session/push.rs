@@ -4,12 +4,15 @@
 //!   master                                    sh in the guest
 //!     | exec: sh -c SCRIPT …                       |
 //!     |<---- (banner of a login script) -----------|
-//!     |<---- VIVARIUM-PUSH nonce NEED, or HAVE ----|   is <state dir>/agent-<hash> there?
-//!     |----- NEED: exactly the agent's bytes ----->|   head -c, size checked, renamed into place
+//!     |<---- VIVARIUM-PUSH nonce PACKED, or -------|   is <state dir>/agent-<hash> there and executable?
+//!     |      PLAIN where there is no gzip, or HAVE |
+//!     |----- exactly the agent's bytes ----------->|   head -c, gzip -dc; chmod once it is whole
 //!     |<==== VIVARIUM-AGENT nonce, frames ========>|   exec agent serve
 //! ```
 //!
-//! One channel, because every login and every exec costs an emulated guest up to a second.
+//! One channel, because every login and every exec costs an emulated guest up to a second. For the same reason the
+//! script starts as few programs as it can, and the agent travels packed: in an emulated guest each takes a tenth of a
+//! second, and so does each 150 kB that arrive.
 
 use super::error::one_line;
 use super::ssh::Connection;
@@ -18,6 +21,8 @@ use crate::model::{Architecture, OsFamily};
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::io::Read;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -27,7 +32,7 @@ include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
 /// From the exec to the script's first word: a shell and its start-up files on a booting, emulated guest.
 const FIRST_WORD: Duration = Duration::from_secs(60);
-/// The upload: two megabytes through an emulated network card and a guest's disk.
+/// The upload: a megabyte or two through an emulated network card and a guest's disk.
 const UPLOAD: Duration = Duration::from_secs(120);
 /// From the agent's last byte to its hello.
 const GREETING: Duration = Duration::from_secs(60);
@@ -36,39 +41,44 @@ const MAX_STDERR: usize = 4096;
 
 const PUSH: &str = "VIVARIUM-PUSH ";
 
-/// The script: arguments are the state folder, the hash, the size and the nonce. One line without `'`, `!` and `\`,
-/// so that it passes a csh or a fish on its way to `sh`. The upload's umask stays in its subshell: the agent and the
-/// steps it starts keep the user's own.
+/// The script: arguments are the state folder, the hash, both sizes and the nonce. One line without `'`, `!` and `\`,
+/// so that it passes a csh or a fish on its way to `sh`. The file is executable once it is whole, and not before; one
+/// that somebody else's broken connection left half-way is replaced by another, because it may still be written to.
 const SCRIPT: &str = concat!(
-    r#"d=$1; a=$d/agent-$2; t=$a.$$; "#,
-    r#"if [ -x "$a" ]; then echo "VIVARIUM-PUSH $4 HAVE"; "#,
-    r#"else mkdir -p "$d" || exit 71; echo "VIVARIUM-PUSH $4 NEED"; "#,
-    r#"( umask 077; head -c "$3" >"$t" && n=$(wc -c <"$t") && [ "$n" -eq "$3" ] && chmod 755 "$t" && mv -f "$t" "$a" ) "#,
-    r#"|| { rm -f "$t"; echo "the agent could not be stored as $a" >&2; exit 74; }; fi; "#,
-    r#"exec "$a" serve "$4" --state "$d""#,
+    r#"d=$1; a=$d/agent-$2; p=$3; n=$4; "#,
+    r#"if [ -x "$a" ]; then echo "VIVARIUM-PUSH $5 HAVE"; "#,
+    r#"else [ -d "$d" ] || mkdir -p "$d" || exit 71; [ -e "$a" ] && rm -f "$a"; "#,
+    r#"if command -v gzip >/dev/null 2>&1; then echo "VIVARIUM-PUSH $5 PACKED"; head -c "$p" | gzip -dc >"$a"; "#,
+    r#"else echo "VIVARIUM-PUSH $5 PLAIN"; head -c "$n" >"$a" && [ "$(wc -c <"$a")" -eq "$n" ]; fi && chmod 755 "$a" "#,
+    r#"|| { echo "the agent could not be stored as $a" >&2; exit 74; }; fi; "#,
+    r#"exec "$a" serve "$5" --state "$d""#,
 );
 
 /// An agent's program, as it is embedded in the master.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Program {
-    bytes: &'static [u8],
+    os: OsFamily,
+    arch: Architecture,
+    /// In bytes.
+    size: usize,
+    /// By gzip.
+    packed: &'static [u8],
 }
 
 /// The agents in this build, with their sizes in bytes.
 pub fn available_agents() -> Vec<(OsFamily, Architecture, usize)> {
     AGENTS
         .iter()
-        .map(|(os, arch, bytes)| (*os, *arch, bytes.len()))
+        .map(|program| (program.os, program.arch, program.size))
         .collect()
 }
 
 impl Program {
     /// The agent for this guest, if there is one.
-    pub(super) fn find(name: &str, guest: &GuestSpec) -> Result<Self, SessionError> {
+    pub(super) fn find(name: &str, guest: &GuestSpec) -> Result<&'static Self, SessionError> {
         AGENTS
             .iter()
-            .find(|(os, arch, _)| (*os, *arch) == (guest.os, guest.arch))
-            .map(|(_, _, bytes)| Self { bytes })
+            .find(|program| (program.os, program.arch) == (guest.os, guest.arch))
             .ok_or_else(|| SessionError::NoAgent {
                 name: name.to_owned(),
                 os: guest.os,
@@ -77,20 +87,30 @@ impl Program {
     }
 
     /// Names the program's file in the guest, so that another version is another file.
-    fn hash(self) -> String {
-        let mut hash = hex::encode(Sha256::digest(self.bytes));
+    fn hash(&self) -> String {
+        let mut hash = hex::encode(Sha256::digest(self.packed));
         hash.truncate(16);
         hash
     }
 
-    fn command(self, state_dir: &str, nonce: &str) -> String {
+    fn command(&self, state_dir: &str, nonce: &str) -> String {
         format!(
-            "exec sh -c {} vivarium {} {} {} {nonce}",
+            "exec sh -c {} vivarium {} {} {} {} {nonce}",
             quote(SCRIPT),
             quote(state_dir),
             self.hash(),
-            self.bytes.len()
+            self.packed.len(),
+            self.size
         )
+    }
+
+    /// For a guest that cannot unpack it.
+    fn plain(&self) -> Result<Vec<u8>, Failed> {
+        let mut plain = Vec::with_capacity(self.size);
+        flate2::read::GzDecoder::new(self.packed)
+            .read_to_end(&mut plain)
+            .map_err(|error| Failed::Agent(format!("cannot be unpacked here: {error}")))?;
+        Ok(plain)
     }
 }
 
@@ -117,7 +137,7 @@ pub(super) enum Failed {
 /// Pushes the program if the guest has it not, starts it and waits for its hello.
 pub(super) async fn start_agent(
     connection: &Connection,
-    program: Program,
+    program: &Program,
     state_dir: &str,
 ) -> Result<Greeted, Failed> {
     let nonce = format!("{:032x}", rand::random::<u128>());
@@ -133,26 +153,27 @@ pub(super) async fn start_agent(
         stderr: Vec::new(),
         exit: None,
     };
-    let needs = {
+    let answer = {
         let word = format!("{PUSH}{nonce} ");
         let wait = async {
             bootstrap.skip_past(word.as_bytes()).await?;
             bootstrap.line().await
         };
-        let answer = within(FIRST_WORD, "start of the shell", wait).await?;
-        match answer.as_slice() {
-            b"NEED" => true,
-            b"HAVE" => false,
-            other => {
-                return Err(Failed::Agent(format!(
-                    "was asked for with {:?}",
-                    one_line(other)
-                )));
-            }
+        within(FIRST_WORD, "start of the shell", wait).await?
+    };
+    let wanted = match answer.as_slice() {
+        b"HAVE" => None,
+        b"PACKED" => Some(Cow::Borrowed(program.packed)),
+        b"PLAIN" => Some(Cow::Owned(program.plain()?)),
+        other => {
+            return Err(Failed::Agent(format!(
+                "was asked for with {:?}",
+                one_line(other)
+            )));
         }
     };
-    if needs {
-        let upload = bootstrap.upload(program.bytes);
+    if let Some(bytes) = wanted {
+        let upload = bootstrap.upload(&bytes);
         within(UPLOAD, "upload of the agent", upload).await?;
     }
     let hello = within(GREETING, "agent's hello", bootstrap.hello(&nonce)).await?;
@@ -345,7 +366,7 @@ mod tests {
     fn the_script_is_one_word_in_any_shell() {
         assert!(!SCRIPT.contains(['\'', '!', '\\', '\n']));
         assert!(
-            SCRIPT.contains(PUSH),
+            SCRIPT.matches(PUSH).count() == 3,
             "the script says the word that is waited for"
         );
         assert_eq!(quote("it's"), r"'it'\''s'");
