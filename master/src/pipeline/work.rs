@@ -9,9 +9,11 @@ use super::{collect, transcript};
 use crate::clock::Clock;
 use crate::config::may_have_secrets;
 use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
-use crate::result::log::{LogError, LogWriter, Mask, Masking};
+use crate::result::log::{LogError, LogWriter, Mask, Masking, Synced};
 use crate::session::{Agent, FollowEvent, Following, SessionError};
 use crate::store::attempts::StepRecord;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
@@ -448,6 +450,8 @@ impl<'a> Work<'a> {
         let mut heard = Instant::now();
         let mut synced_at = Instant::now();
         let mut synced = self.log.len();
+        // Beside the output: a slow disk holds it up only once the guest's spool is full.
+        let mut syncing: Option<BoxFuture<'_, Result<Synced, LogError>>> = None;
         let mut cancelled = self.driver.cancelled.clone();
         let gone = self.driver.machine_gone(&self.platform);
         tokio::pin!(gone);
@@ -466,6 +470,16 @@ impl<'a> Work<'a> {
                         return Err(ending.clone().into());
                     }
                     self.stop(execution, overdue, stopped).await?;
+                }
+                Some(result) = next_of(&mut syncing) => {
+                    syncing = None;
+                    synced = self.log.synced(&result.map_err(log_error)?);
+                    synced_at = Instant::now();
+                    let until = synced.saturating_sub(log_offset + self.driver.mask.overlap());
+                    self.agent
+                        .acknowledge(execution, until)
+                        .await
+                        .map_err(|error| Interruption::ConnectionLost(error.to_string()))?;
                 }
                 event = following.next() => match event {
                     Ok(FollowEvent::Output { bytes, .. }) => {
@@ -495,19 +509,14 @@ impl<'a> Work<'a> {
                 () = tokio::time::sleep_until(silent), if stopped.is_none() => {
                     self.stop(execution, fell_silent, stopped).await?;
                 }
-                () = tokio::time::sleep_until(synced_at + SYNC_INTERVAL), if self.log.len() > synced => {
+                () = tokio::time::sleep_until(synced_at + SYNC_INTERVAL), if syncing.is_none() && self.log.len() > synced => {
                     synced_at = Instant::now() - SYNC_INTERVAL;
                 }
             }
             let unsynced = self.log.len() - synced;
-            if unsynced >= SYNC_BYTES || (unsynced > 0 && synced_at.elapsed() >= SYNC_INTERVAL) {
-                synced = self.log.sync().await.map_err(log_error)?;
-                synced_at = Instant::now();
-                let until = synced.saturating_sub(log_offset + self.driver.mask.overlap());
-                self.agent
-                    .acknowledge(execution, until)
-                    .await
-                    .map_err(|error| Interruption::ConnectionLost(error.to_string()))?;
+            let is_due = unsynced > 0 && synced_at.elapsed() >= SYNC_INTERVAL;
+            if syncing.is_none() && (unsynced >= SYNC_BYTES || is_due) {
+                syncing = Some(self.log.sync_beside().map_err(log_error)?.boxed());
             }
         }
     }
@@ -630,6 +639,11 @@ impl<'a> Work<'a> {
             }
         }
     }
+}
+
+/// Its output, at once nothing where there is none.
+async fn next_of<T>(future: &mut Option<BoxFuture<'_, T>>) -> Option<T> {
+    Some(future.as_mut()?.await)
 }
 
 /// The times at which a step is ended.

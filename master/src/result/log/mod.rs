@@ -22,7 +22,7 @@ mod times;
 mod writer;
 
 pub use mask::{Mask, Masking};
-pub use writer::LogWriter;
+pub use writer::{LogWriter, Synced};
 
 use crate::model::JobId;
 use crate::result::objects::{ObjectError, Objects};

@@ -67,8 +67,9 @@ impl Times {
         Ok(())
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// The file, to be synced.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 }
 

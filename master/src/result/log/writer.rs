@@ -3,6 +3,7 @@
 //! ```text
 //!  append(bytes) ──► a thread for blocking calls: write at the end of the segment, count, wake followers
 //!  sync()        ──► the same: fsync of every segment written since, so that the guest may forget its copy
+//!  sync_beside() ──► a thread of its own: the same while more is appended
 //! ```
 //!
 //! The files travel into the thread and back with each call. When the caller is cancelled in between, they stay with the
@@ -40,8 +41,9 @@ struct Files {
     open: Option<(u64, File)>,
     /// Segments that may not be on the disk yet: at first all, for a process before this one may have written them.
     unsynced: Vec<u64>,
-    /// A file was created since the last sync.
-    folder_unsynced: bool,
+    /// Files created in the folder, and how many of them the last sync made durable.
+    folder_changes: u64,
+    folder_synced: u64,
     times: Times,
     /// Last: it goes after the files are closed.
     _lease: Lease,
@@ -137,6 +139,26 @@ impl LogWriter {
         result.map_err(|e| LogError::io("sync", self.live.job, &self.live.folder, e))
     }
 
+    /// [`LogWriter::sync`] beside what is appended meanwhile; its end is for [`LogWriter::synced`].
+    pub fn sync_beside(
+        &self,
+    ) -> Result<impl Future<Output = Result<Synced, LogError>> + Send + use<>, LogError> {
+        let live = self.live.clone();
+        let job = live.job;
+        let files = self.files.as_ref().ok_or(LogError::Abandoned { job })?;
+        let failed = move |error| LogError::io("sync", job, &live.folder, error);
+        let unsynced = files.unsynced().map_err(&failed)?;
+        Ok(async move { blocking(move || unsynced.sync()).await?.map_err(failed) })
+    }
+
+    /// Notes what has reached the disk, which need not be synced again; returns the offset up to which all has.
+    pub fn synced(&mut self, synced: &Synced) -> u64 {
+        if let Some(files) = &mut self.files {
+            files.note(synced);
+        }
+        synced.length
+    }
+
     fn take_files(&mut self) -> Result<Box<Files>, LogError> {
         self.files
             .take()
@@ -164,7 +186,8 @@ impl Files {
             buffer: Vec::new(),
             open: None,
             unsynced,
-            folder_unsynced: true,
+            folder_changes: 1,
+            folder_synced: 0,
             times,
             _lease: lease,
         })
@@ -205,7 +228,7 @@ impl Files {
         let file = match self.open.take() {
             Some((open, file)) if open == from => file,
             Some(_) | None => {
-                self.folder_unsynced = true;
+                self.folder_changes += 1;
                 if !self.unsynced.contains(&from) {
                     self.unsynced.push(from);
                 }
@@ -221,23 +244,68 @@ impl Files {
     }
 
     fn sync(&mut self) -> io::Result<u64> {
-        let length = self.live.layout().length();
-        while let Some(from) = self.unsynced.last() {
-            File::open(self.live.segment_path(*from))?.sync_data()?;
-            self.unsynced.pop();
+        let synced = self.unsynced()?.sync()?;
+        self.note(&synced);
+        Ok(synced.length)
+    }
+
+    /// What has to be synced for the log to be on the disk as it is now.
+    fn unsynced(&self) -> io::Result<Unsynced> {
+        Ok(Unsynced {
+            live: self.live.clone(),
+            times: self.times.file()?,
+            folder: self.folder_synced < self.folder_changes,
+            target: Synced {
+                length: self.live.layout().length(),
+                segments: self.unsynced.clone(),
+                open: self.open.as_ref().map(|(from, _)| *from),
+                folder_changes: self.folder_changes,
+            },
+        })
+    }
+
+    fn note(&mut self, synced: &Synced) {
+        // The one that was open may have grown further.
+        self.unsynced
+            .retain(|from| synced.open == Some(*from) || !synced.segments.contains(from));
+        self.folder_synced = self.folder_synced.max(synced.folder_changes);
+    }
+}
+
+/// What may not be on the disk yet.
+struct Unsynced {
+    live: Arc<Live>,
+    times: File,
+    folder: bool,
+    target: Synced,
+}
+
+/// What has reached the disk.
+#[derive(Debug)]
+pub struct Synced {
+    length: u64,
+    segments: Vec<u64>,
+    open: Option<u64>,
+    folder_changes: u64,
+}
+
+impl Unsynced {
+    fn sync(self) -> io::Result<Synced> {
+        for from in &self.target.segments {
+            match File::open(self.live.segment_path(*from)) {
+                Ok(file) => file.sync_data()?,
+                // Dropped since, because the log has reached its cap.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
-        // The one that is open may grow further.
-        if let Some((from, _)) = &self.open {
-            self.unsynced.push(*from);
-        }
-        self.times.sync()?;
-        if self.folder_unsynced {
+        self.times.sync_data()?;
+        if self.folder {
             File::open(&self.live.folder)?.sync_all()?;
             if let Some(parent) = self.live.folder.parent() {
                 File::open(parent)?.sync_all()?;
             }
-            self.folder_unsynced = false;
         }
-        Ok(length)
+        Ok(self.target)
     }
 }
