@@ -1,7 +1,8 @@
 //! From a build to its jobs: fetch, merge, read the repository file, resolve platforms.
 
-use super::drive::{Machinery, store_error};
+use super::drive::Machinery;
 use super::ledger::Ledger;
+use super::patience::patiently;
 use crate::config::{
     Config, Platforms, REPOSITORY_FILE, RepositoryConfig, RepositoryFile, resolve_jobs,
 };
@@ -210,11 +211,8 @@ impl Preparer {
                     job.suite, job.platform
                 ))
             })?;
-        self.ledger
-            .store
-            .set_plan(job.id, &plan)
-            .await
-            .map_err(store_error)?;
+        let store = &self.ledger.store;
+        patiently("record the plan", || store.set_plan(job.id, &plan)).await?;
         Ok(plan)
     }
 
