@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod crash;
 pub mod event;
 pub mod github;
 pub mod model;

@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::command_line::{CommandLine, ended};
-use tests::machine::{end_machines_of, images_folder, leftovers, qemu_processes_of};
+use tests::machine::{
+    end_machines_of, hypervisor_uri, images_folder, leftovers, qemu_processes_of,
+};
 use tests::sha256;
 use tests::world::DEADLINE;
 
@@ -44,7 +46,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Err(error) = end_machines_of(&self.data()) {
+        if let Err(error) = end_machines_of(&hypervisor_uri(), &self.data()) {
             eprintln!("machines may be left behind: {error:#}");
         }
     }
@@ -79,7 +81,10 @@ async fn the_demo_shows_two_platforms_and_keeps_what_they_built() -> Result<()> 
         kept += 1;
     }
     assert_eq!(kept, 2);
-    assert_eq!(leftovers(&place.data())?, Vec::<String>::new());
+    assert_eq!(
+        leftovers(&hypervisor_uri(), &place.data())?,
+        Vec::<String>::new()
+    );
     Ok(())
 }
 
@@ -91,7 +96,7 @@ async fn a_demo_that_is_ended_leaves_no_machine() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let demo = CommandLine::default().start(&arguments)?;
     let booting = async {
-        while qemu_processes_of(&place.data()).is_empty() {
+        while qemu_processes_of(&hypervisor_uri(), &place.data()).is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -101,6 +106,9 @@ async fn a_demo_that_is_ended_leaves_no_machine() -> Result<()> {
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
     let said = ended(demo).await?;
     assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
-    assert_eq!(leftovers(&place.data())?, Vec::<String>::new());
+    assert_eq!(
+        leftovers(&hypervisor_uri(), &place.data())?,
+        Vec::<String>::new()
+    );
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::{TINY, needs_guests};
 use anyhow::{Context, Result};
 use tests::find;
 use tests::github::StatusState;
-use tests::machine::{Marker, Platforms, kill_qemu_of};
+use tests::machine::{Marker, Platforms};
 use tests::repository::Suites;
 use tests::world::{AGGREGATE, DEADLINE, REPOSITORY, World, context, context_of};
 
@@ -62,7 +62,7 @@ async fn a_job_whose_machine_dies_is_tried_again_and_may_still_pass() -> Result<
         .master
         .wait_for_output(job.number, b"started\n", DEADLINE)
         .await?;
-    assert_eq!(kill_qemu_of(&world.master.data_dir())?, 1);
+    assert_eq!(world.master.kill_machines()?, 1);
 
     for name in [AGGREGATE.to_owned(), context(TINY)] {
         world.settled(&head, &name).await?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 use tests::find;
 use tests::github::StatusState;
-use tests::machine::{Platforms, SshServer, kill_qemu_of, qemu_processes_of};
+use tests::machine::{Platforms, SshServer, qemu_processes_of};
 use tests::master::{JobView, Master, RepositoryEntry, Stopped};
 use tests::repository::{LocalRepository, Suites};
 use tests::world::{AGGREGATE, DEADLINE, World};
@@ -183,8 +183,9 @@ async fn a_stop_hands_over_and_leaves_the_machines_as_they_are() -> Result<()> {
         jobs.push(job);
     }
     let data_dir = world.master.data_dir();
+    let uri = world.master.hypervisor().to_owned();
     let pids = || -> Vec<i32> {
-        let processes = qemu_processes_of(&data_dir);
+        let processes = qemu_processes_of(&uri, &data_dir);
         processes.into_iter().map(|(pid, _)| pid).collect()
     };
     let before = pids();
@@ -224,10 +225,7 @@ async fn jobs_of_a_host_that_was_restarted_run_again_and_nothing_of_it_is_left()
         .await?;
     // The master and all machines go at once; files stay.
     world.master.kill()?;
-    ensure!(
-        kill_qemu_of(&world.master.data_dir())? > 0,
-        "no machine ran"
-    );
+    ensure!(world.master.kill_machines()? > 0, "no machine ran");
     world.master.start().await?;
     let status = world.settled(&head, AGGREGATE).await?;
     assert_eq!(status.state, StatusState::Success);

@@ -136,6 +136,7 @@ impl Webhooks {
                 // It may still be stored; delivered again it is known by its id then.
                 Err(_) => return Err(not_stored(&"the database took too long")),
             };
+        crate::crash::point("delivery_stored");
         Ok(match inserted {
             Inserted::New(_) if acted_upon_later => {
                 self.arrived.notify_one();

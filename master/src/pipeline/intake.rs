@@ -69,6 +69,7 @@ impl Intake {
                         outcome,
                         "delivery acted upon"
                     );
+                    crate::crash::point("delivery_acted_upon");
                     done.push((delivery.id, outcome));
                 }
                 Err(error) => {

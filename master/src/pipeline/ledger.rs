@@ -88,6 +88,7 @@ impl Ledger {
         let (Inserted::New(id) | Inserted::Known(id)) = inserted;
         self.write_statuses(&mut tx, id, now).await?;
         tx.commit().await?;
+        crate::crash::point("build_opened");
         self.signals.state_changed();
         Ok(inserted)
     }
@@ -171,6 +172,7 @@ impl Ledger {
             self.write_statuses(&mut tx, build.id, now).await?;
         }
         tx.commit().await?;
+        crate::crash::point("build_prepared");
         self.signals.state_changed();
         Ok(())
     }
@@ -221,6 +223,7 @@ impl Ledger {
         self.write_statuses(&mut tx, row.build, now).await?;
         let attempt = attempts::get(&mut tx, attempt).await?;
         tx.commit().await?;
+        crate::crash::point("job_placed");
         self.signals.state_changed();
         Ok(attempt)
     }
@@ -286,6 +289,7 @@ impl Ledger {
             self.settle_build(&mut tx, job.build, now).await?;
         }
         tx.commit().await?;
+        crate::crash::point("attempt_concluded");
         self.signals.state_changed();
         Ok(outcome)
     }

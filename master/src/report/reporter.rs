@@ -16,6 +16,7 @@ use super::rules::{Pace, Record, Step, decide};
 use super::sink::StatusSink;
 use crate::clock::Clock;
 use crate::github::Verdict;
+use crate::model::StatusState;
 use crate::pulse::Pulse;
 use crate::store::{StatusId, StatusRow, Store, StoreError};
 use jiff::Timestamp;
@@ -282,6 +283,10 @@ async fn send(
         }
         Err(verdict) => verdict,
     };
+    crate::crash::point(match row.status.state {
+        StatusState::Pending => "pending_posted",
+        StatusState::Success | StatusState::Failure | StatusState::Error => "outcome_posted",
+    });
     let tries = u32::try_from(row.tries).unwrap_or(u32::MAX);
     let step = decide(&verdict, tries, before.unknown_commit, before.pauses, &pace);
     log(&row, &step, &verdict);

@@ -1,18 +1,17 @@
 //! What is left of machines, and their end.
 
-use super::hypervisor_uri;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What there is of machines of the master with this data folder: domains, files, processes.
-pub fn leftovers(data_dir: &Path) -> Result<Vec<String>> {
+/// What there is of machines of the master with this data folder in this libvirt: domains, files, processes.
+pub fn leftovers(uri: &str, data_dir: &Path) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    for domain in domains_of(data_dir)? {
+    for domain in domains_of(uri, data_dir)? {
         left.push(format!("the domain {domain}"));
     }
     collect_files(&data_dir.join("vms"), &mut left)?;
-    for (pid, command) in qemu_processes_of(data_dir) {
+    for (pid, command) in qemu_processes_of(uri, data_dir) {
         left.push(format!("the process {pid}: {command}"));
     }
     Ok(left)
@@ -35,9 +34,10 @@ fn collect_files(folder: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn virsh(arguments: &[&str]) -> Result<String> {
+/// Asks or tells libvirt something; its answer.
+pub fn virsh(uri: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new("virsh")
-        .args(["--quiet", "--connect", &hypervisor_uri()])
+        .args(["--quiet", "--connect", uri])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
@@ -53,37 +53,43 @@ fn virsh(arguments: &[&str]) -> Result<String> {
 }
 
 /// Domains whose files are in the data folder: no other installation's.
-fn domains_of(data_dir: &Path) -> Result<Vec<String>> {
+pub fn domains_of(uri: &str, data_dir: &Path) -> Result<Vec<String>> {
     let folder = data_dir.to_string_lossy().into_owned();
-    let names = virsh(&["list", "--all", "--name"])?;
+    let names = virsh(uri, &["list", "--all", "--name"])?;
     Ok(names
         .lines()
         .map(str::trim)
         .filter(|name| name.starts_with("vivarium-"))
         // One that has gone in the meantime is nobody's.
-        .filter(|name| virsh(&["dumpxml", name]).is_ok_and(|xml| xml.contains(&folder)))
+        .filter(|name| virsh(uri, &["dumpxml", name]).is_ok_and(|xml| xml.contains(&folder)))
         .map(str::to_owned)
         .collect())
 }
 
 /// Ids and command lines of the QEMU processes that run domains of the data folder, or have its files open by name.
-pub fn qemu_processes_of(data_dir: &Path) -> Vec<(i32, String)> {
+pub fn qemu_processes_of(uri: &str, data_dir: &Path) -> Vec<(i32, String)> {
     let folder = data_dir.to_string_lossy().into_owned();
     // A guest without a disk has no file of ours among its arguments: libvirt hands the console over open.
-    let mut marks: Vec<String> = domains_of(data_dir)
+    let mut marks: Vec<String> = domains_of(uri, data_dir)
         .unwrap_or_default()
         .iter()
         .map(|name| format!("guest={name},"))
         .collect();
     marks.push(folder);
-    processes()
-        .into_iter()
-        .filter(|(_, command)| {
-            let program = command.split(' ').next().unwrap_or_default();
-            let name = program.rsplit('/').next().unwrap_or_default();
-            name.starts_with("qemu-system-") && marks.iter().any(|mark| command.contains(mark))
-        })
-        .collect()
+    let mut processes = qemu_processes();
+    processes.retain(|(_, command)| marks.iter().any(|mark| command.contains(mark)));
+    processes
+}
+
+/// Ids and command lines of all QEMU processes of the machine.
+pub(super) fn qemu_processes() -> Vec<(i32, String)> {
+    let mut found = processes();
+    found.retain(|(_, command)| {
+        let program = command.split(' ').next().unwrap_or_default();
+        let name = program.rsplit('/').next().unwrap_or_default();
+        name.starts_with("qemu-system-")
+    });
+    found
 }
 
 /// Processes of this machine with this text in their command lines.
@@ -108,8 +114,8 @@ fn processes() -> Vec<(i32, String)> {
 }
 
 /// Kills the QEMU processes of one master, as the kernel does when memory runs out.
-pub fn kill_qemu_of(data_dir: &Path) -> Result<usize> {
-    let processes = qemu_processes_of(data_dir);
+pub fn kill_qemu_of(uri: &str, data_dir: &Path) -> Result<usize> {
+    let processes = qemu_processes_of(uri, data_dir);
     for (pid, _) in &processes {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL)
             .with_context(|| format!("cannot kill the QEMU process {pid}"))?;
@@ -118,15 +124,15 @@ pub fn kill_qemu_of(data_dir: &Path) -> Result<usize> {
 }
 
 /// Ends what a master that was killed left running, so that a failed test leaves nothing.
-pub fn end_machines_of(data_dir: &Path) -> Result<()> {
+pub fn end_machines_of(uri: &str, data_dir: &Path) -> Result<()> {
     // Without a machine's files there is no machine, and on some hosts no libvirt to ask either.
     let mut files = Vec::new();
     collect_files(&data_dir.join("vms"), &mut files)?;
     if files.is_empty() {
         return Ok(());
     }
-    for domain in domains_of(data_dir)? {
-        virsh(&["destroy", &domain])?;
+    for domain in domains_of(uri, data_dir)? {
+        virsh(uri, &["destroy", &domain])?;
     }
     Ok(())
 }

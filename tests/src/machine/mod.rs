@@ -4,12 +4,18 @@
 //! Images are in `$VIVARIUM_IMAGES`, or where `images/build` puts them.
 
 mod leftovers;
+mod libvirt;
 mod platforms;
+mod proxy;
 mod small_disk;
 mod ssh_server;
 
-pub use leftovers::{end_machines_of, kill_qemu_of, leftovers, processes_with, qemu_processes_of};
+pub use leftovers::{
+    domains_of, end_machines_of, kill_qemu_of, leftovers, processes_with, qemu_processes_of, virsh,
+};
+pub use libvirt::Libvirt;
 pub use platforms::{Marker, Platforms};
+pub use proxy::Proxy;
 pub use small_disk::SmallDisk;
 pub use ssh_server::{SshServer, ssh};
 

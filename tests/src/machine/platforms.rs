@@ -112,12 +112,17 @@ impl Platforms {
 
     /// A machine that is there already, reached by SSH.
     pub fn add_ssh(&self, name: &str, server: &SshServer) -> Result<()> {
+        self.add_ssh_at(name, server, server.port)
+    }
+
+    /// The same, reached by another port: a proxy's.
+    pub fn add_ssh_at(&self, name: &str, server: &SshServer, port: u16) -> Result<()> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder)?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let mut ssh = Table::new();
         ssh.insert("host".to_owned(), "127.0.0.1".into());
-        ssh.insert("port".to_owned(), i64::from(server.port).into());
+        ssh.insert("port".to_owned(), i64::from(port).into());
         ssh.insert("user".to_owned(), server.user.clone().into());
         ssh.insert("key".to_owned(), text(server.user_key()).into());
         ssh.insert("host_key".to_owned(), text(server.host_key()).into());

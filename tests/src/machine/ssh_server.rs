@@ -95,7 +95,8 @@ impl SshServer {
         Ok(())
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    /// Where a file or folder of this server is; `work` and `state` are the platform's.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

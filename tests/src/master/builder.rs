@@ -53,9 +53,16 @@ pub struct MasterBuilder {
     secrets: Vec<String>,
     data_dir: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    hypervisor: Option<String>,
 }
 
 impl MasterBuilder {
+    /// Another libvirt than the one that all scenarios use.
+    pub fn hypervisor(mut self, uri: &str) -> MasterBuilder {
+        self.hypervisor = Some(uri.to_owned());
+        self
+    }
+
     /// The folder of platforms.
     pub fn platforms(self, folder: &Path) -> MasterBuilder {
         self.set_top("platforms_dir", folder.to_string_lossy().into_owned())
@@ -126,7 +133,9 @@ impl MasterBuilder {
             data_dir: self.data_dir_in(folder.path()),
             folder,
             port,
+            hypervisor: self.hypervisor.unwrap_or_else(machine::hypervisor_uri),
             environment: self.environment,
+            dies_at: None,
             child: None,
         };
         master.start().await?;
@@ -142,6 +151,7 @@ impl MasterBuilder {
         let text = |path: PathBuf| Value::from(path.to_string_lossy().into_owned());
         let mut config = self.config.clone();
         let data = self.data_dir_in(folder);
+        std::fs::create_dir_all(folder.join("tmp"))?;
         std::fs::create_dir_all(&data)?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
         let platforms = folder.join("platforms");
@@ -181,11 +191,11 @@ impl MasterBuilder {
                 ],
             );
         }
-        merge(
-            &mut config,
-            "hypervisor",
-            [("uri", machine::hypervisor_uri().into())],
-        );
+        let hypervisor = self
+            .hypervisor
+            .clone()
+            .unwrap_or_else(machine::hypervisor_uri);
+        merge(&mut config, "hypervisor", [("uri", hypervisor.into())]);
         merge(
             &mut config,
             "storage",

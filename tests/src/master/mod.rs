@@ -35,6 +35,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at something that announces itself to nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Where a master with crash points is told of them.
+const CRASH_POINTS: &str = "FAILPOINTS";
 /// Lines of the master's log that a failed test shows.
 const LOG_LINES: usize = 200;
 
@@ -45,7 +47,11 @@ pub struct Master {
     folder: tempfile::TempDir,
     data_dir: PathBuf,
     port: u16,
+    /// libvirt's address.
+    hypervisor: String,
     environment: Vec<(String, String)>,
+    /// The moment at which the next start ends, as the master is told of it.
+    dies_at: Option<String>,
     child: Option<Child>,
 }
 
@@ -65,6 +71,12 @@ impl Master {
 
     /// Starts the program (again) with the same configuration, data and port.
     pub async fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_it_answers().await
+    }
+
+    /// The same without waiting for its first answer.
+    pub fn spawn(&mut self) -> Result<()> {
         if self.child.is_some() {
             bail!("the master runs already");
         }
@@ -79,7 +91,9 @@ impl Master {
             .arg(self.config_file())
             .env("RUST_LOG", "info,vivarium=debug")
             .env("NO_COLOR", "1")
+            .env("TMPDIR", self.temporary_dir())
             .envs(self.environment.iter().cloned())
+            .envs(self.dies_at.take().map(|point| (CRASH_POINTS, point)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -87,6 +101,10 @@ impl Master {
             .spawn()
             .with_context(|| format!("cannot run {}", self.binary.display()))?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    pub async fn wait_until_it_answers(&mut self) -> Result<()> {
         let client = crate::http_client();
         let health = self.url("/healthz");
         let started = async {
@@ -118,7 +136,7 @@ impl Master {
         }
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the master does not run")?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         kill(pid, signal).with_context(|| format!("cannot send {signal} to the master"))
@@ -215,6 +233,31 @@ impl Master {
             .context("cannot run vivarium")
     }
 
+    /// Lets the program die, as by SIGKILL, when this has happened so many times after the next start.
+    pub fn dies_at(&mut self, moment: &str, times: u32) {
+        let before = times.saturating_sub(1);
+        self.dies_at = Some(match before {
+            0 => format!("{moment}=return"),
+            _ => format!("{moment}={before}*off->return"),
+        });
+    }
+
+    /// Waits until the program has died by itself.
+    pub async fn wait_for_death(&mut self, deadline: Duration) -> Result<()> {
+        let until = tokio::time::Instant::now() + deadline;
+        while self.exit_status()?.is_none() {
+            if tokio::time::Instant::now() > until {
+                bail!(
+                    "the master lives on\nhint: was it built with its crash points? `cargo build --workspace`\n{}",
+                    self.log_tail()
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.child = None;
+        Ok(())
+    }
+
     /// SIGKILL: as in a power cut, but that its machines go on.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
@@ -226,6 +269,32 @@ impl Master {
 
     pub fn is_running(&mut self) -> bool {
         self.child.is_some() && matches!(self.exit_status(), Ok(None))
+    }
+
+    /// Where sealed logs and artefacts go.
+    pub fn objects_dir(&self) -> PathBuf {
+        self.folder.path().join("objects")
+    }
+
+    /// Where it and its commands put temporary files.
+    pub fn temporary_dir(&self) -> PathBuf {
+        self.folder.path().join("tmp")
+    }
+
+    /// Keeps its files when it is dropped; where they are.
+    pub fn keep_files(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// The address of the libvirt that its machines are in.
+    pub fn hypervisor(&self) -> &str {
+        &self.hypervisor
+    }
+
+    /// Kills the QEMU processes of its machines; how many there were.
+    pub fn kill_machines(&self) -> Result<usize> {
+        machine::kill_qemu_of(&self.hypervisor, &self.data_dir())
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -440,7 +509,9 @@ impl Master {
         let data_dir = self.data_dir();
         let waited = self
             .wait_for("nothing left", deadline, async |_| {
-                Ok(machine::leftovers(&data_dir)?.is_empty().then_some(()))
+                Ok(machine::leftovers(&self.hypervisor, &data_dir)?
+                    .is_empty()
+                    .then_some(()))
             })
             .await;
         match waited {
@@ -448,7 +519,7 @@ impl Master {
             Err(_) => bail!(
                 "left behind after {} s:\n{}",
                 deadline.as_secs(),
-                machine::leftovers(&data_dir)?.join("\n")
+                machine::leftovers(&self.hypervisor, &data_dir)?.join("\n")
             ),
         }
     }
@@ -461,7 +532,7 @@ impl Drop for Master {
             child.kill().ok();
             child.wait().ok();
         }
-        if let Err(error) = machine::end_machines_of(&self.data_dir()) {
+        if let Err(error) = machine::end_machines_of(&self.hypervisor, &self.data_dir()) {
             eprintln!("machines may be left behind: {error:#}");
         }
         if std::thread::panicking() {

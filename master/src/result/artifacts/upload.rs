@@ -193,6 +193,7 @@ impl ArtifactUpload {
         self.names.claim(&name)?;
         match self.send(&name, size, object.as_ref(), reader).await {
             Ok(sha256) => {
+                crate::crash::point("artifact_stored");
                 self.bytes += size;
                 let entry = Entry {
                     path: path.to_string(),
@@ -223,6 +224,7 @@ impl ArtifactUpload {
             .put(&self.manifest_key(), Bytes::from(text))
             .await;
         put.map_err(|source| ArtifactError::Object { job, source })?;
+        crate::crash::point("manifest_written");
         let rows: Vec<ArtifactRow> = self
             .manifest
             .artifacts

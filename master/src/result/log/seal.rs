@@ -36,7 +36,9 @@ impl Logs {
         if !live.is_sealed() {
             live.tell_complete();
             let row = self.upload_log(&live).await?;
+            crate::crash::point("log_uploaded");
             self.record_sealed(&live, row).await?;
+            crate::crash::point("log_recorded");
         }
         self.remove_segments(job).await
     }
