@@ -116,6 +116,7 @@ impl Guest {
             key: self.dir.path().join("client"),
             host_key: self.host_key.clone(),
             name: "vm-17".to_owned(),
+            heartbeat: Duration::from_secs(5),
         }
     }
 

@@ -131,6 +131,8 @@ pub struct Limits {
     pub spool_mib: u64,
     /// Between TERM and KILL when a step is ended, in seconds. Default 5.
     pub stop_grace_secs: u64,
+    /// A guest that is silent for three times so many seconds is taken for dead, and the connection made anew. Default 5.
+    pub heartbeat_secs: u64,
 }
 
 /// What a new commit on a pull request does to the older commit's build.
@@ -237,6 +239,7 @@ impl Default for Limits {
             artifact_files: 1000,
             spool_mib: 64,
             stop_grace_secs: 5,
+            heartbeat_secs: 5,
         }
     }
 }
@@ -283,6 +286,13 @@ impl Config {
                 .map_err(|what| ConfigError::meaning(path, what))?;
         }
         self.server.check(path)?;
+        if self.limits.heartbeat_secs == 0 {
+            return Err(ConfigError::meaning(
+                path,
+                "heartbeat_secs is a number of seconds from 1 on; leave it out to use the default"
+                    .to_owned(),
+            ));
+        }
         let mut seen = BTreeSet::new();
         for repository in &self.repositories {
             let wrong = |what: String| ConfigError::meaning(path, what);

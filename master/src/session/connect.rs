@@ -89,7 +89,7 @@ impl Agent {
         let opened = transport.open(endpoint, guest).await?;
         let hello = opened.hello.clone();
         let agent = Agent {
-            link: Link::start(&endpoint.name, opened),
+            link: Link::start(endpoint, opened),
             hello,
             follow_turn: Arc::default(),
             upload_turn: Arc::default(),

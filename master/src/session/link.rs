@@ -10,10 +10,10 @@
 //! The reader never waits for a consumer (the [gate](super::gate) holds the socket instead), so an answer is at most
 //! behind the output that our own consumers have not read yet, and a request is behind no output at all.
 
-use super::SessionError;
 use super::gate::Gate;
 use super::route::Router;
 use super::transport::{Connection, FromGuest, Opened, ToGuest};
+use super::{Endpoint, SessionError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,13 +22,12 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vivarium_protocol::{Decoder, Frame, MAX_CONTROL, ToAgent};
 
-/// How often the agent is asked for a sign of life.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// So many beats without any byte from it, and it is dead: 15 to 20 s, longer than an emulated guest under full
-/// load was ever seen silent, shorter than a person's patience.
+/// So many beats in a row without any byte from the agent, and it is dead. A beat is three quarters of the heartbeat
+/// that is configured, and the silence may begin just after one: it is over within three heartbeats.
 const MISSED: u32 = 3;
-/// While it takes an archive its answers wait behind the guest's disk, and emptying a large folder comes first: 2 minutes.
-const MISSED_WHILE_RECEIVING: u32 = 24;
+/// While it takes an archive its answers wait behind the guest's disk, and emptying a large folder comes first: with
+/// the default heartbeat 2 minutes.
+const MISSED_WHILE_RECEIVING: u32 = 32;
 /// Frames on their way to the writer. Each has at most 256 KiB, so that a stop is behind 2 MiB of an upload at most.
 const OUTGOING: usize = 8;
 /// How long saying goodbye may take.
@@ -56,9 +55,9 @@ impl Place<'_> {
 type Life = Arc<AtomicBool>;
 
 impl Link {
-    pub(super) fn start(name: &str, opened: Opened) -> Self {
+    pub(super) fn start(endpoint: &Endpoint, opened: Opened) -> Self {
         let gate = opened.gate;
-        let router = Arc::new(Router::new(name, Arc::clone(&gate)));
+        let router = Arc::new(Router::new(&endpoint.name, Arc::clone(&gate)));
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let life = Life::default();
         let mut tasks = JoinSet::new();
@@ -69,8 +68,9 @@ impl Link {
             life: Arc::clone(&life),
         };
         tasks.spawn(incoming.run());
-        tasks.spawn(write(opened.outgoing, frames));
+        tasks.spawn(write(opened.outgoing, frames, Arc::clone(&router)));
         tasks.spawn(beat(
+            endpoint.heartbeat * 3 / 4,
             outgoing.clone(),
             Arc::clone(&router),
             gate,
@@ -175,17 +175,34 @@ impl Incoming {
     }
 }
 
-async fn write(mut to_guest: Box<dyn ToGuest>, mut frames: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = frames.recv().await {
-        if !to_guest.send(frame).await {
-            // The reader tells why.
-            return;
+async fn write(
+    mut to_guest: Box<dyn ToGuest>,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    router: Arc<Router>,
+) {
+    let sending = async {
+        while let Some(frame) = frames.recv().await {
+            if !to_guest.send(frame).await {
+                // The reader tells why.
+                return;
+            }
         }
+    };
+    tokio::select! {
+        () = sending => {}
+        // russh would wait on for a window that nobody opens any more, and whoever sends for room in the queue.
+        _ = router.closed() => {}
     }
 }
 
-async fn beat(outgoing: mpsc::Sender<Vec<u8>>, router: Arc<Router>, gate: Arc<Gate>, life: Life) {
-    let mut beats = interval(HEARTBEAT);
+async fn beat(
+    pause: Duration,
+    outgoing: mpsc::Sender<Vec<u8>>,
+    router: Arc<Router>,
+    gate: Arc<Gate>,
+    life: Life,
+) {
+    let mut beats = interval(pause);
     // A master that was suspended asks first before it calls anybody dead.
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut missed, mut sequence) = (0, 0);
@@ -204,9 +221,9 @@ async fn beat(outgoing: mpsc::Sender<Vec<u8>>, router: Arc<Router>, gate: Arc<Ga
             MISSED
         };
         if missed >= allowed {
-            let silent = HEARTBEAT.as_secs() * u64::from(missed);
+            let silent = pause.as_secs_f64() * f64::from(missed);
             router.end(super::route::Ending::Lost(format!(
-                "the agent has not answered for {silent} s"
+                "the agent has not answered for {silent:.0} s"
             )));
             gate.close();
             return;

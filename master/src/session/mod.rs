@@ -74,6 +74,8 @@ pub struct Endpoint {
     pub host_key: PathBuf,
     /// For messages, e.g. `vm-17`.
     pub name: String,
+    /// An agent that is silent for three of these is dead, and the connection to it lost.
+    pub heartbeat: Duration,
 }
 
 impl Endpoint {

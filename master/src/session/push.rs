@@ -177,6 +177,7 @@ pub(super) async fn start_agent(
         within(UPLOAD, "upload of the agent", upload).await?;
     }
     let hello = within(GREETING, "agent's hello", bootstrap.hello(&nonce)).await?;
+    crate::crash::point("agent_greeted");
     Ok(Greeted {
         channel: bootstrap.channel,
         decoder: hello.1,

@@ -47,7 +47,10 @@ pub(super) async fn upload<R: AsyncRead + Unpin + Send>(
             }
             read = piece.read_buf(&mut content) => match read {
                 Ok(0) => break,
-                Ok(_) => link.send_data(content).await?,
+                Ok(_) => {
+                    link.send_data(content).await?;
+                    crate::crash::point("source_piece_sent");
+                }
                 Err(source) => {
                     return Err(SessionError::Source { name: router.name().to_owned(), source });
                 }
