@@ -27,7 +27,7 @@ use crate::result::objects::Objects;
 use crate::session::Ssh;
 use crate::source::Sources;
 use crate::store::{Store, StoreError};
-use crate::vm::{Acceleration, Machines, VmConfig};
+use crate::vm::{Acceleration, Machines, VmConfig, VmError};
 use crate::web::{self, Access, App, Bounds, Server, Tls};
 use anyhow::Context;
 use lock::DataLock;
@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -49,6 +50,9 @@ const LAST_STATEMENTS: Duration = Duration::from_millis(1500);
 /// How often a drained master that is to stop looks whether something still runs.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A libvirtd that is restarted beside the master is there again after seconds.
+const LIBVIRT_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs until SIGTERM or Ctrl-C. Guests go on; the next start takes them up.
 pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
@@ -57,6 +61,7 @@ pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
         )
         .with_writer(std::io::stderr)
         .init();
+    crate::crash::arm();
     let config = Config::load(path)?;
     let master = Master::open(config).await?;
     eprintln!("vivarium listens on {}", master.url);
@@ -127,7 +132,7 @@ impl Master {
             store.clone(),
             objects.clone(),
         )?;
-        let machines = Machines::open(vm_config(&config)?).await?;
+        let machines = open_machines(vm_config(&config)?).await?;
         tracing::info!(accelerator = ?machines.accelerator(), why = machines.accelerator_why(), "guests");
         let capacity = capacity(&config, &machines).await?;
         let token_file = config
@@ -313,6 +318,20 @@ async fn is_drained_to_stop(store: &Store) -> Result<bool, StoreError> {
     let drain = store.drain().await?;
     let stops = drain.is_some_and(|drain| drain.then == AfterDrain::Stop);
     Ok(stops && store.live_attempts().await?.is_empty())
+}
+
+/// Waits for a libvirtd that is not up yet, as after a restart of the host.
+async fn open_machines(config: VmConfig) -> Result<Machines, VmError> {
+    let give_up = Instant::now() + LIBVIRT_PATIENCE;
+    loop {
+        match Machines::open(config.clone()).await {
+            Err(error @ VmError::Away { .. }) if Instant::now() < give_up => {
+                tracing::warn!(%error, "libvirt is waited for");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// How the configuration wants libvirt, with this master's own mark.

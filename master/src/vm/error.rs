@@ -29,6 +29,13 @@ pub enum VmError {
         why: String,
         hint: Option<String>,
     },
+    /// libvirt cannot be asked just now, as while it is restarted: the same call later may do what it should.
+    #[error("cannot {what}: {why}{}", hint_line(hint))]
+    Away {
+        what: String,
+        why: String,
+        hint: Option<String>,
+    },
     /// The platform's own files are at fault: it stays unusable until a person mends them.
     #[error("platform `{platform}` cannot be used: {why}{}", hint_line(hint))]
     Image {
@@ -41,6 +48,14 @@ pub enum VmError {
 impl VmError {
     pub(crate) fn host(what: impl Into<String>, why: impl fmt::Display) -> VmError {
         VmError::Host {
+            what: what.into(),
+            why: why.to_string(),
+            hint: None,
+        }
+    }
+
+    pub(super) fn away(what: impl Into<String>, why: impl fmt::Display) -> VmError {
+        VmError::Away {
             what: what.into(),
             why: why.to_string(),
             hint: None,
@@ -67,6 +82,15 @@ impl VmError {
                 why,
                 hint: Some(advice.into()),
             },
+            VmError::Away {
+                what,
+                why,
+                hint: None,
+            } => VmError::Away {
+                what,
+                why,
+                hint: Some(advice.into()),
+            },
             VmError::Image {
                 platform,
                 why,
@@ -76,7 +100,10 @@ impl VmError {
                 why,
                 hint: Some(advice.into()),
             },
-            other @ (VmError::Gone(_) | VmError::Host { .. } | VmError::Image { .. }) => other,
+            other @ (VmError::Gone(_)
+            | VmError::Host { .. }
+            | VmError::Away { .. }
+            | VmError::Image { .. }) => other,
         }
     }
 }

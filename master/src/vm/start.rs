@@ -27,6 +27,7 @@ impl Inner {
         }
         let folder = VmFolder::of(&self.dir, attempt);
         let mut spec = self.prepare(attempt, platform, &folder).await?;
+        crate::crash::point("overlay_made");
         let mut tries = 1;
         loop {
             match self.hypervisor.create(&spec).await {
@@ -41,6 +42,7 @@ impl Inner {
                 }
             }
         }
+        crate::crash::point("domain_started");
         blocking(move || folder.empty_kernel()).await?;
         Ok(spec.ssh_port)
     }

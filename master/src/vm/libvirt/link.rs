@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use virt::connect::Connect;
+use virt::enumutil::Enum;
+use virt::error::ErrorNumber;
 
 /// Starting and destroying take libvirt from tenths of a second to several; looks must get through beside them.
 const THREADS: usize = 4;
@@ -22,6 +24,9 @@ pub(super) enum LinkError {
     /// libvirt's own answer.
     #[error("{}", .0.message())]
     Libvirt(virt::error::Error),
+    /// libvirtd is not there, or went away under the call.
+    #[error("{}", .0.message())]
+    Away(virt::error::Error),
     #[error("libvirt did not answer within {} s", .0.as_secs())]
     Deadline(Duration),
     #[error("libvirt is behind with {WAITING_CALLS} calls")]
@@ -85,7 +90,6 @@ impl Link {
             .await
             .map_err(|_| LinkError::Deadline(deadline))?
             .map_err(|_| LinkError::Ended)?
-            .map_err(LinkError::Libvirt)
     }
 }
 
@@ -117,15 +121,26 @@ impl Connection {
     fn run<T>(
         &self,
         act: impl Fn(&Connect, Try) -> Result<T, virt::error::Error>,
-    ) -> Result<T, virt::error::Error> {
-        let (connect, number) = self.get()?;
-        let first = act(&connect, Try::First);
-        if first.is_ok() || connect.is_alive().unwrap_or(false) {
-            return first;
+    ) -> Result<T, LinkError> {
+        let mut run = Try::First;
+        loop {
+            let (connect, number) = self.get().map_err(|error| match is_refusal(&error) {
+                true => LinkError::Libvirt(error),
+                false => LinkError::Away(error),
+            })?;
+            let error = match act(&connect, run) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if connect.is_alive().unwrap_or(false) {
+                return Err(LinkError::Libvirt(error));
+            }
+            self.drop_dead(number);
+            match run {
+                Try::First => run = Try::AfterReconnect,
+                Try::AfterReconnect => return Err(LinkError::Away(error)),
+            }
         }
-        self.drop_dead(number);
-        let (connect, _) = self.get()?;
-        act(&connect, Try::AfterReconnect)
     }
 
     fn get(&self) -> Result<(Connect, u64), virt::error::Error> {
@@ -152,6 +167,21 @@ impl Connection {
             slot.open = None;
         }
     }
+}
+
+/// Whether no connection can be had until a person changes something.
+fn is_refusal(error: &virt::error::Error) -> bool {
+    matches!(
+        error.code(),
+        Enum::Known(
+            ErrorNumber::AuthFailed
+                | ErrorNumber::AuthCancelled
+                | ErrorNumber::AuthUnavailable
+                | ErrorNumber::NoConnect
+                | ErrorNumber::ConfigUnsupported
+                | ErrorNumber::InvalidArg
+        )
+    ) || error.message().contains("Permission denied")
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -310,7 +310,12 @@ fn is_denied(text: &str) -> bool {
 /// libvirt's words in our sentence, with advice for what a person can mend.
 fn explain(what: String, error: &LinkError) -> VmError {
     let text = error.to_string();
-    let failure = VmError::host(what, &text);
+    let failure = match error {
+        LinkError::Libvirt(_) | LinkError::Ended => VmError::host(what, &text),
+        LinkError::Away(_) | LinkError::Deadline(_) | LinkError::Behind => {
+            VmError::away(what, &text)
+        }
+    };
     let advice = [
         (
             "Failed to connect socket",
