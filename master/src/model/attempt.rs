@@ -79,4 +79,6 @@ pub struct Attempt {
     pub ending: Option<Ending>,
     /// The last lines of the serial console, kept when the attempt did not pass.
     pub console_tail: Option<String>,
+    /// Where the line about its end begins in the job's log, once the ending is known.
+    pub log_end: Option<u64>,
 }

@@ -1,49 +1,56 @@
 //! What is taken out of a guest after its steps: reports always, artefacts when the build publishes.
 
-use super::transcript;
-use super::work::Work;
+use super::drive::{Driver, insist};
+use super::work::{Interruption, Work};
 use crate::model::{Ending, Reason, TestCounts};
-use crate::result::artifacts::{ArtifactUpload, Caps, Fault};
+use crate::result::artifacts::{ArtifactError, ArtifactUpload, Caps, Fault};
 use crate::result::junit;
 use crate::session::SessionError;
-use std::time::Duration;
 use tokio_util::io::StreamReader;
 
 /// Report files of one job, and their bytes together.
 const MAX_REPORTS: u64 = 200;
 const MAX_REPORT_BYTES: u64 = 64 << 20;
-/// Without any progress, collecting is given up after this.
-const COLLECT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Whether the job's artefacts are kept.
+pub(super) fn publishes(driver: &Driver) -> bool {
+    driver.build.new.publish && !driver.job.plan.artifacts.is_empty()
+}
+
+/// Takes out what is wanted. After a lost connection it is done again from its beginning, with the same lines in the
+/// log at the same place.
+pub(super) async fn collect(work: &mut Work<'_>, has_passed: bool) -> Result<(), Interruption> {
+    let mut at = work.notes_from;
+    reports(work, &mut at).await?;
+    if has_passed && publishes(work.driver()) {
+        artifacts(work, &mut at).await?;
+    }
+    Ok(())
+}
 
 /// Counts the tests in the reports; a report that cannot be read costs a line in the log, not the job.
-pub(super) async fn reports(work: &mut Work<'_>) {
+async fn reports(work: &mut Work<'_>, at: &mut u64) -> Result<(), Interruption> {
     let globs = work.driver().job.plan.reports.clone();
     if globs.is_empty() {
-        return;
+        return Ok(());
     }
-    let counted = tokio::time::timeout(COLLECT_TIMEOUT, count_tests(work, &globs)).await;
-    let problems = match counted {
-        Ok(Ok((counts, problems))) => {
+    let problems = match count_tests(work, &globs).await {
+        Ok((counts, problems)) => {
             let driver = work.driver();
-            if let Some(counts) = counts
-                && let Err(error) = driver
-                    .ledger
-                    .store
-                    .record_tests(driver.job.id, &counts)
-                    .await
-            {
-                tracing::warn!(%error, "test counts cannot be recorded");
+            if let Some(counts) = counts {
+                insist(|| driver.ledger.store.record_tests(driver.job.id, &counts)).await;
             }
             problems
         }
-        Ok(Err(error)) => vec![format!("reports were not collected: {error}")],
-        Err(_) => vec!["reports were not collected in time".to_owned()],
+        Err(error) => match Interruption::of(&error, Reason::AgentLost) {
+            Interruption::Ended(_) => vec![format!("reports were not collected: {error}")],
+            lost @ Interruption::ConnectionLost(_) => return Err(lost),
+        },
     };
     for problem in problems {
-        if transcript::note(&mut work.log, &problem).await.is_err() {
-            return;
-        }
+        *at = work.note(*at, &problem).await?;
     }
+    Ok(())
 }
 
 async fn count_tests(
@@ -88,40 +95,27 @@ async fn count_tests(
 }
 
 /// Stores the files that the build publishes.
-pub(super) async fn artifacts(work: &mut Work<'_>) -> Result<(), Ending> {
-    let driver = work.driver();
-    let globs = driver.job.plan.artifacts.clone();
-    if !driver.build.new.publish || globs.is_empty() {
-        return Ok(());
+async fn artifacts(work: &mut Work<'_>, at: &mut u64) -> Result<(), Interruption> {
+    let globs = work.driver().job.plan.artifacts.clone();
+    let (files, left_out) = store_artifacts(work, &globs).await?;
+    for line in left_out {
+        *at = work.note(*at, &line).await?;
     }
-    let stored = tokio::time::timeout(COLLECT_TIMEOUT, store_artifacts(work, &globs)).await;
-    let files = match stored {
-        Ok(stored) => stored?,
-        Err(_) => {
-            return Err(Ending::new(
-                Reason::StorageError,
-                format!(
-                    "The artefacts were not stored in {} s",
-                    COLLECT_TIMEOUT.as_secs()
-                ),
-            ));
-        }
-    };
     let said = match files {
         0 => format!("no file matched {}", globs.join(", ")),
         1 => "1 artefact stored".to_owned(),
         files => format!("{files} artefacts stored"),
     };
-    transcript::note(&mut work.log, &said).await
+    *at = work.note(*at, &said).await?;
+    Ok(())
 }
 
-async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize, Ending> {
-    let lost = |error: SessionError| {
-        Ending::new(
-            Reason::AgentLost,
-            format!("The artefacts were not collected: {error}"),
-        )
-    };
+/// How many files were stored, and why others were not.
+async fn store_artifacts(
+    work: &mut Work<'_>,
+    globs: &[String],
+) -> Result<(usize, Vec<String>), Interruption> {
+    let lost = |error: &SessionError| Interruption::of(error, Reason::AgentLost);
     let refused = |error: &dyn std::fmt::Display| {
         Ending::new(
             Reason::StorageError,
@@ -151,8 +145,8 @@ async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize,
         .agent
         .collect(&dir, globs, max_files, max_bytes)
         .await
-        .map_err(lost)?;
-    while let Some(file) = collection.next_file().await.map_err(lost)? {
+        .map_err(|e| lost(&e))?;
+    while let Some(file) = collection.next_file().await.map_err(|e| lost(&e))? {
         let meta = file.file.clone();
         let chunks = futures::stream::try_unfold(file, |mut file| async move {
             let chunk = file.next_chunk().await.map_err(std::io::Error::other)?;
@@ -165,7 +159,12 @@ async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize,
         if let Err(error) = stored {
             match error.fault() {
                 Fault::Job => left_out.push(format!("artefact {}: {error}", meta.path)),
-                Fault::Session | Fault::Storage => return Err(refused(&error)),
+                Fault::Session | Fault::Storage => {
+                    return Err(match session_error_of(&error) {
+                        Some(session) => lost(session),
+                        None => refused(&error).into(),
+                    });
+                }
             }
         }
     }
@@ -173,9 +172,20 @@ async fn store_artifacts(work: &mut Work<'_>, globs: &[String]) -> Result<usize,
         left_out.push(format!("artefact {} was left out: {}", file.path, file.why));
     }
     drop(collection);
-    for line in left_out {
-        transcript::note(&mut work.log, &line).await?;
-    }
     let manifest = upload.finish().await.map_err(|e| refused(&e))?;
-    Ok(manifest.artifacts.len())
+    Ok((manifest.artifacts.len(), left_out))
+}
+
+/// The trouble with the connection that an artefact was not stored for.
+fn session_error_of(error: &ArtifactError) -> Option<&SessionError> {
+    match error {
+        ArtifactError::Receive { source, .. } => source.get_ref()?.downcast_ref(),
+        ArtifactError::Name(_)
+        | ArtifactError::TooMany { .. }
+        | ArtifactError::TooLarge { .. }
+        | ArtifactError::Size { .. }
+        | ArtifactError::Object { .. }
+        | ArtifactError::Store { .. }
+        | ArtifactError::Manifest { .. } => None,
+    }
 }

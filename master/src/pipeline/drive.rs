@@ -21,16 +21,19 @@ use crate::result::log::{Logs, Mask};
 use crate::result::objects::Objects;
 use crate::session::{Agent, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
+use crate::store::StoreError;
 use crate::vm::{Accelerator, Machines, VmError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// The end of the console that goes into an attempt's record.
 const CONSOLE_TAIL: usize = 16 * 1024;
-/// Tries to destroy a VM before it is left to the sweep.
+/// Tries to destroy a VM before it is left to the sweep,
 const DESTROY_TRIES: u32 = 3;
+/// and how long libvirt is waited for beside those.
+const DESTROY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What drivers work with; shared by all.
 #[derive(Debug)]
@@ -81,11 +84,14 @@ impl Driver {
     #[tracing::instrument(name = "attempt", skip_all, fields(job = %self.job.id, vm = %self.attempt.id, platform = self.job.platform))]
     pub(super) async fn run(mut self) {
         if self.attempt.phase < Phase::CleaningUp {
-            let ending = match self.work().await {
-                Ok(()) => Ending::new(Reason::Passed, "Passed"),
-                Err(ending) => ending,
-            };
-            self.conclude(ending).await;
+            if self.attempt.ending.is_none() {
+                let ending = match self.work().await {
+                    Ok(()) => Ending::new(Reason::Passed, "Passed"),
+                    Err(ending) => ending,
+                };
+                self.decide(ending).await;
+            }
+            self.conclude().await;
         }
         self.clean_up().await;
     }
@@ -114,7 +120,8 @@ impl Driver {
             .await
             .map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
         if self.attempt.phase == Phase::Placed {
-            transcript::opening(&mut log, &self.attempt, &self.build).await?;
+            let opening = transcript::opening(&self.attempt, &self.build);
+            transcript::put_last(&mut log, &self.machinery.logs, &opening).await?;
         }
         let mut cancelled = self.cancelled.clone();
         let agent = tokio::select! {
@@ -143,14 +150,18 @@ impl Driver {
         let machines = &self.machinery.machines;
         let id = self.attempt.id;
         let is_taken_up = self.attempt.phase > Phase::Booting;
-        if is_taken_up && !machines.is_running(id).await.map_err(host_error)? {
+        let patience = self.scaled(platform.boot_deadline_secs);
+        let is_running = || machines.is_running(id);
+        if is_taken_up && !outlast(patience, is_running).await.map_err(host_error)? {
             let message = match self.began_before_the_host() {
                 true => "The host was restarted while the job ran",
                 false => "The VM was gone when the master came back to it",
             };
             return Err(Ending::new(Reason::GuestDied, message));
         }
-        let port = machines.start(id, platform).await.map_err(host_error)?;
+        let port = outlast(patience, || machines.start(id, platform))
+            .await
+            .map_err(host_error)?;
         let store = &self.ledger.store;
         patiently("record the port of a machine", || {
             store.record_ssh_port(id, port)
@@ -161,9 +172,8 @@ impl Driver {
         }
         self.enter(Phase::Booting).await?;
         if let Some(marker) = &console.ready_marker {
-            let deadline = self.scaled(platform.boot_deadline_secs);
             match timeout(
-                deadline,
+                patience,
                 self.machinery.machines.wait_for_console(id, marker),
             )
             .await
@@ -182,7 +192,7 @@ impl Driver {
                         format!(
                             "{} did not finish booting in {} s: its console never showed `{marker}`",
                             platform.name,
-                            deadline.as_secs()
+                            patience.as_secs()
                         ),
                     ));
                 }
@@ -216,6 +226,7 @@ impl Driver {
             key: platform.ssh.key.clone(),
             host_key: platform.ssh.host_key.clone(),
             name: self.attempt.id.to_string(),
+            heartbeat: Duration::from_secs(self.machinery.config.limits.heartbeat_secs),
         };
         let guest = GuestSpec {
             os: platform.os,
@@ -265,6 +276,7 @@ impl Driver {
             let (ledger, attempt) = (&self.ledger, &self.attempt);
             patiently("record the phase", || ledger.enter_phase(attempt, phase)).await?;
             self.attempt.phase = phase;
+            crate::crash::point(phase.as_str());
         }
         Ok(())
     }
@@ -278,8 +290,8 @@ impl Driver {
         Duration::from_secs(secs) * scale
     }
 
-    /// Writes the outcome down, to the end of the log and into the rows.
-    async fn conclude(&self, mut ending: Ending) {
+    /// Writes the ending down: from now on it stands, whatever is found at a later start.
+    async fn decide(&mut self, mut ending: Ending) {
         ending.message = self.mask.text(&ending.message);
         let tail = match ending.conclusion() {
             Conclusion::InfrastructureError => {
@@ -293,45 +305,55 @@ impl Driver {
             | Conclusion::TimedOut
             | Conclusion::Cancelled => None,
         };
+        let log_end = match self.machinery.logs.length(self.job.id).await {
+            Ok(length) => length,
+            Err(error) => {
+                tracing::warn!(%error, "the length of the log cannot be told");
+                0
+            }
+        };
+        let (store, id) = (&self.ledger.store, self.attempt.id);
+        insist(|| store.decide_ending(id, &ending, tail.as_deref(), log_end)).await;
+        crate::crash::point("ending_decided");
+        self.attempt.ending = Some(ending);
+        self.attempt.console_tail = tail;
+        self.attempt.log_end = Some(log_end);
+    }
+
+    /// Tells the ending, in the log and to the job.
+    async fn conclude(&self) {
+        let Some(ending) = &self.attempt.ending else {
+            return;
+        };
+        let tail = self.attempt.console_tail.as_deref();
         let retries = i64::from(self.machinery.config.limits.infrastructure_retries);
         let is_last = !ending.reason.is_worth_a_retry() || self.job.attempts > retries;
-        if let Ok(mut log) = self.machinery.logs.writer(self.job.id).await
-            && let Err(error) =
-                transcript::closing(&mut log, &ending, is_last, tail.as_deref()).await
-        {
-            tracing::warn!(
-                error = error.message,
-                "the end of the log cannot be written"
-            );
-        }
-        loop {
-            match self
-                .ledger
-                .conclude(&self.attempt, &ending, tail.as_deref())
-                .await
-            {
-                Ok(JobOutcome::Finished) => {
-                    tracing::info!(
-                        reason = ending.reason.as_str(),
-                        why = ending.message,
-                        "job finished"
-                    );
-                    self.seal_log().await;
-                    return;
-                }
-                Ok(JobOutcome::Retried) => {
-                    tracing::warn!(
-                        reason = ending.reason.as_str(),
-                        why = ending.message,
-                        "attempt failed; the job is queued again"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the outcome cannot be recorded; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+        let logs = &self.machinery.logs;
+        let closing = transcript::closing(ending, is_last, tail);
+        if let Ok(mut log) = logs.writer(self.job.id).await {
+            let at = self.attempt.log_end.unwrap_or(log.len());
+            if let Err(error) = transcript::put_at(&mut log, logs, at, &closing).await {
+                tracing::warn!(
+                    error = error.message,
+                    "the end of the log cannot be written"
+                );
             }
+        }
+        crate::crash::point("closing_written");
+        match insist(|| self.ledger.conclude(&self.attempt, ending, tail)).await {
+            JobOutcome::Finished => {
+                tracing::info!(
+                    reason = ending.reason.as_str(),
+                    why = ending.message,
+                    "job finished"
+                );
+                self.seal_log().await;
+            }
+            JobOutcome::Retried => tracing::warn!(
+                reason = ending.reason.as_str(),
+                why = ending.message,
+                "attempt failed; the job is queued again"
+            ),
         }
     }
 
@@ -344,7 +366,7 @@ impl Driver {
     async fn clean_up(&self) {
         let machines = &self.machinery.machines;
         for number in 1..=DESTROY_TRIES {
-            match machines.destroy(self.attempt.id).await {
+            match outlast(DESTROY_PATIENCE, || machines.destroy(self.attempt.id)).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::warn!(%error, number, "the VM cannot be destroyed");
@@ -352,9 +374,43 @@ impl Driver {
                 }
             }
         }
-        if let Err(error) = self.ledger.end_attempt(self.attempt.id).await {
-            tracing::error!(%error, "the end of the attempt cannot be recorded");
+        crate::crash::point("machine_destroyed");
+        insist(|| self.ledger.end_attempt(self.attempt.id)).await;
+    }
+}
+
+/// Repeats a call of libvirt while libvirtd is away, as when it is restarted.
+async fn outlast<T, F>(patience: Duration, mut call: impl FnMut() -> F) -> Result<T, VmError>
+where
+    F: Future<Output = Result<T, VmError>>,
+{
+    let give_up = Instant::now() + patience;
+    loop {
+        match call().await {
+            Err(error @ VmError::Away { .. }) if Instant::now() < give_up => {
+                tracing::warn!(%error, "libvirt is waited for");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            result => return result,
         }
+    }
+}
+
+/// Repeats a step in the database until it is done: nothing may happen that its rows do not tell, and a job does not
+/// fail because another process holds the file or the disk is full for a while.
+pub(super) async fn insist<T, F>(mut act: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match act().await {
+            Ok(done) => return done,
+            Err(error) => tracing::error!(%error, "the database does not take it; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

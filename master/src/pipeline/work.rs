@@ -8,7 +8,7 @@ use super::patience::patiently;
 use super::{collect, transcript};
 use crate::clock::Clock;
 use crate::config::may_have_secrets;
-use crate::model::{Ending, Phase, Platform, PlatformKind, Reason, Step};
+use crate::model::{Conclusion, Ending, Phase, Platform, PlatformKind, Reason, Step};
 use crate::result::log::{LogError, LogWriter, Mask, Masking, Synced};
 use crate::session::{Agent, FollowEvent, Following, SessionError};
 use crate::store::attempts::StepRecord;
@@ -27,8 +27,13 @@ const SYNC_BYTES: u64 = 8 << 20;
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// After a stop, the rest of the output is waited for this much longer than the grace.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Connections lost in one attempt before the machine is given up.
-const MAX_RECONNECTS: u32 = 20;
+/// The pauses before a connection is made again that was lost soon after the one before it.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A connection that lasted longer was a good one.
+const GOOD_CONNECTION: Duration = Duration::from_secs(30);
+/// Without any progress, collecting is given up after this.
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Where the guest finds the list of changed files, below the agent's folder.
 const CHANGED_FILES: &str = "changed-files";
 
@@ -39,13 +44,17 @@ pub(super) struct Work<'a> {
     pub(super) platform: std::sync::Arc<Platform>,
     pub(super) log: LogWriter,
     pub(super) agent: Agent,
-    reconnects: u32,
     /// Those of all steps; empty where the commit may not have any.
     secrets: Vec<(String, SecretString)>,
+    connected_at: Instant,
+    /// The next pause before connecting again.
+    pause: Duration,
+    /// Where the output of the last step ended in the log, and our notes begin.
+    pub(super) notes_from: u64,
 }
 
-/// How following a command ended, when it was not by the command's own exit.
-enum Interruption {
+/// Why something in the guest did not come to its own end.
+pub(super) enum Interruption {
     /// The connection broke; the machine may still be there.
     ConnectionLost(String),
     Ended(Ending),
@@ -83,6 +92,25 @@ impl Interruption {
             error => Interruption::ConnectionLost(error.to_string()),
         }
     }
+
+    /// What an error of the session means; `reason` is for those that a new connection does not mend.
+    pub(super) fn of(error: &SessionError, reason: Reason) -> Interruption {
+        match error {
+            SessionError::Lost { .. } | SessionError::Agent { .. } => {
+                Interruption::ConnectionLost(error.to_string())
+            }
+            SessionError::KeyFile { .. }
+            | SessionError::NoAgent { .. }
+            | SessionError::Unreachable { .. }
+            | SessionError::HostKey { .. }
+            | SessionError::Authentication { .. }
+            | SessionError::Refused { .. }
+            | SessionError::Source { .. }
+            | SessionError::Incomplete { .. } => {
+                Interruption::Ended(Ending::new(reason, error.to_string()))
+            }
+        }
+    }
 }
 
 impl<'a> Work<'a> {
@@ -97,8 +125,10 @@ impl<'a> Work<'a> {
             platform,
             log,
             agent,
-            reconnects: 0,
             secrets: Vec::new(),
+            connected_at: Instant::now(),
+            pause: FIRST_PAUSE,
+            notes_from: 0,
         }
     }
 
@@ -107,21 +137,23 @@ impl<'a> Work<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<(), Ending> {
-        let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+        let outcome = self.work().await;
+        self.leave_machine().await;
+        outcome
+    }
+
+    async fn work(&mut self) -> Result<(), Ending> {
+        let (store, id) = (self.driver.ledger.store.clone(), self.driver.attempt.id);
         let records = patiently("read the steps", || store.steps_of(id)).await?;
         self.read_secrets(records.is_empty()).await?;
         if records.is_empty() {
             self.driver.enter(Phase::SendingSource).await?;
-            let mut cancelled = self.driver.cancelled.clone();
-            tokio::select! {
-                biased;
-                ending = asked_to_cancel(&mut cancelled) => return Err(ending),
-                sent = self.send_source() => sent?,
-            }
+            self.send_source().await?;
         }
         self.driver.enter(Phase::Running).await?;
+        self.notes_from = self.log.len();
         let outcome = self.run_steps(&records).await;
-        let outcome = match outcome {
+        match outcome {
             // A machine that answers still has its reports, whatever the suite said.
             Ok(())
             | Err(Ending {
@@ -129,16 +161,70 @@ impl<'a> Work<'a> {
                 ..
             }) => {
                 self.driver.enter(Phase::Collecting).await?;
-                collect::reports(&mut self).await;
-                match outcome {
-                    Ok(()) => collect::artifacts(&mut self).await,
-                    failed => failed,
+                match self.collect(outcome.is_ok()).await {
+                    // What the suite said stands, also when its machine is lost now.
+                    Err(lost)
+                        if lost.conclusion() == Conclusion::InfrastructureError
+                            && !(outcome.is_ok() && collect::publishes(self.driver)) =>
+                    {
+                        let text = format!("reports were not collected: {}", lost.message);
+                        self.note(self.log.len(), &text).await?;
+                        outcome
+                    }
+                    collected => collected.and(outcome),
                 }
             }
             other => other,
-        };
-        self.leave_machine().await;
-        outcome
+        }
+    }
+
+    /// Puts the source into the guest; over a new connection from its beginning.
+    async fn send_source(&mut self) -> Result<(), Ending> {
+        let give_up = self.job_deadline(Phase::SendingSource);
+        let mut cancelled = self.driver.cancelled.clone();
+        loop {
+            let sent = tokio::select! {
+                biased;
+                ending = asked_to_cancel(&mut cancelled) => return Err(ending),
+                sent = self.try_to_send_source() => sent,
+            };
+            match sent {
+                Ok(()) => return Ok(()),
+                Err(Interruption::Ended(ending)) => return Err(ending),
+                Err(Interruption::ConnectionLost(why)) => self.reconnect(why, give_up).await?,
+            }
+        }
+    }
+
+    /// Takes reports out of the guest, and of a suite that passed its artefacts; over a new connection all of them.
+    async fn collect(&mut self, has_passed: bool) -> Result<(), Ending> {
+        let give_up = Instant::now() + COLLECT_TIMEOUT;
+        let mut cancelled = self.driver.cancelled.clone();
+        loop {
+            let collected = tokio::select! {
+                biased;
+                ending = asked_to_cancel(&mut cancelled) => return Err(ending),
+                collected = collect::collect(self, has_passed) => collected,
+                () = tokio::time::sleep_until(give_up) => {
+                    let message = format!(
+                        "What the job left behind was not collected in {} s",
+                        COLLECT_TIMEOUT.as_secs()
+                    );
+                    return Err(Ending::new(Reason::AgentLost, message));
+                }
+            };
+            match collected {
+                Ok(()) => return Ok(()),
+                Err(Interruption::Ended(ending)) => return Err(ending),
+                Err(Interruption::ConnectionLost(why)) => self.reconnect(why, give_up).await?,
+            }
+        }
+    }
+
+    /// Puts a line of ours at this place of the log, unless it is there; returns the place after it.
+    pub(super) async fn note(&mut self, at: u64, text: &str) -> Result<u64, Ending> {
+        let logs = &self.driver.machinery.logs;
+        transcript::put_at(&mut self.log, logs, at, &transcript::note(text)).await
     }
 
     /// Reads the values that the steps ask for and arms the mask, before the guest says anything.
@@ -154,7 +240,8 @@ impl<'a> Work<'a> {
                 let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
                 let why = "secrets are for commits of the repository itself, and this one may be somebody else's";
                 let text = format!("not given to this job: {} ({why})", names.join(", "));
-                transcript::note(&mut self.log, &text).await?;
+                let note = transcript::note(&text);
+                transcript::put_last(&mut self.log, &driver.machinery.logs, &note).await?;
             }
             return Ok(());
         }
@@ -183,7 +270,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    async fn send_source(&mut self) -> Result<(), Ending> {
+    async fn try_to_send_source(&mut self) -> Result<(), Interruption> {
         let driver = &*self.driver;
         let config = &driver.machinery.config;
         let source =
@@ -191,6 +278,7 @@ impl<'a> Work<'a> {
         let repository = config
             .repository(&driver.build.new.repository)
             .ok_or_else(|| source(&"the repository is not configured any more"))?;
+        let broken = |error: SessionError| Interruption::of(&error, Reason::SourceError);
         let sources = &driver.machinery.sources;
         let sha = self.tested_sha();
         let dir = self.work_dir();
@@ -205,7 +293,7 @@ impl<'a> Work<'a> {
             self.agent
                 .write(&there, &mut bundle, false)
                 .await
-                .map_err(|e| source(&e))?;
+                .map_err(broken)?;
             bundle.finish().await.map_err(|e| source(&e))?;
             self.unbundle(&there, &dir).await?;
         } else {
@@ -216,18 +304,18 @@ impl<'a> Work<'a> {
             self.agent
                 .unpack(&dir, &mut archive)
                 .await
-                .map_err(|e| source(&e))?;
+                .map_err(broken)?;
             archive.finish().await.map_err(|e| source(&e))?;
         }
         self.agent
             .write(&path, changed.as_bytes(), false)
             .await
-            .map_err(|e| source(&e))?;
+            .map_err(broken)?;
         Ok(())
     }
 
     /// Makes a clone of the bundle in the guest, with its own git.
-    async fn unbundle(&mut self, bundle: &str, dir: &str) -> Result<(), Ending> {
+    async fn unbundle(&mut self, bundle: &str, dir: &str) -> Result<(), Interruption> {
         let script = format!(
             "rm -rf '{dir}' && git clone -q --branch vivarium '{bundle}' '{dir}' && git -C '{dir}' remote remove origin && rm -f '{bundle}'"
         );
@@ -244,12 +332,13 @@ impl<'a> Work<'a> {
             exit => Err(Ending::new(
                 Reason::SourceError,
                 format!("The guest's git cannot clone the history ({})", said(exit)),
-            )),
+            )
+            .into()),
         }
     }
 
     /// Runs a command of ours in the guest; its output goes into the log.
-    async fn run_aside(&mut self, name: &str, script: String) -> Result<Exit, Ending> {
+    async fn run_aside(&mut self, name: &str, script: String) -> Result<Exit, Interruption> {
         let command = StepCommand {
             shell: ["sh", "-e", "-c"].map(str::to_owned).to_vec(),
             script,
@@ -258,7 +347,7 @@ impl<'a> Work<'a> {
             spool_bytes: self.spool_bytes(),
         };
         let execution = Execution(format!("{}-{name}", self.driver.attempt.id));
-        let lost = |error: SessionError| Ending::new(Reason::AgentLost, error.to_string());
+        let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);
         let mut following = self.agent.start(&execution, command).await.map_err(lost)?;
         let mut masking = Masking::new(self.driver.mask.clone(), 0);
         loop {
@@ -292,12 +381,26 @@ impl<'a> Work<'a> {
 
     async fn run_steps(&mut self, records: &[StepRecord]) -> Result<(), Ending> {
         let steps = self.driver.job.plan.steps.clone();
-        let job_deadline = self.job_deadline();
+        let job_deadline = self.job_deadline(Phase::Running);
         for (number, step) in steps.iter().enumerate() {
             let record = records.get(number);
-            let exit = match record.and_then(|record| record.exit) {
-                Some(exit) => exit,
-                None => self.run_step(number, step, record, job_deadline).await?,
+            let exit = match record {
+                // It has ended; a stop by us says more than the signal that it died of.
+                Some(StepRecord {
+                    exit: Some(exit),
+                    stop,
+                    log_end,
+                    ..
+                }) => {
+                    self.notes_from = log_end.unwrap_or(self.log.len());
+                    match stop {
+                        Some(ending) => return Err(ending.clone()),
+                        None => *exit,
+                    }
+                }
+                Some(StepRecord { exit: None, .. }) | None => {
+                    self.run_step(number, step, record, job_deadline).await?
+                }
             };
             if exit != (Exit::Code { code: 0 }) {
                 return Err(match exit {
@@ -318,18 +421,17 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// When the job's time is over; it began with the first step.
-    fn job_deadline(&self) -> Instant {
+    /// When the job's time is over, counted from a phase's begin.
+    fn job_deadline(&self, from: Phase) -> Instant {
         let secs = self.driver.job.plan.timeouts.job_secs;
-        let began = self
-            .driver
-            .attempt
-            .phases
-            .iter()
-            .find(|(phase, _)| *phase == Phase::Running)
-            .map(|(_, at)| *at);
         let clock = &self.driver.ledger.clock;
-        deadline(clock, began.unwrap_or_else(|| clock.now()), secs)
+        let phases = &self.driver.attempt.phases;
+        let began = phases.iter().find(|(phase, _)| *phase == from);
+        deadline(
+            clock,
+            began.map_or_else(|| clock.now(), |(_, at)| *at),
+            secs,
+        )
     }
 
     async fn run_step(
@@ -339,6 +441,8 @@ impl<'a> Work<'a> {
         record: Option<&StepRecord>,
         job_deadline: Instant,
     ) -> Result<Exit, Ending> {
+        let (store, id) = (self.driver.ledger.store.clone(), self.driver.attempt.id);
+        let clock = self.driver.ledger.clock.clone();
         let count = self.driver.job.plan.steps.len();
         let header = transcript::step_header(number, count, step);
         let (log_offset, started_at) = match record {
@@ -346,12 +450,12 @@ impl<'a> Work<'a> {
             None => {
                 // The row first: a master that is started anew finds where the output begins.
                 let offset = self.log.len() + header.len() as u64;
-                let now = self.driver.ledger.clock.now();
-                let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+                let now = clock.now();
                 patiently("record the step", || {
                     store.begin_step(id, number as i64, &step.name, offset, now)
                 })
                 .await?;
+                crate::crash::point("step_begun");
                 (offset, now)
             }
         };
@@ -361,41 +465,55 @@ impl<'a> Work<'a> {
             let rest = header.as_bytes().get(rest..).unwrap_or_default();
             self.log.append(rest).await.map_err(log_error)?;
         }
-        let execution = Execution(format!("{}-{number}", self.driver.attempt.id));
-        let limits = StepLimits {
-            step: deadline(&self.driver.ledger.clock, started_at, step.timeout_secs),
-            job: job_deadline,
-            job_secs: self.driver.job.plan.timeouts.job_secs,
-            silence: Duration::from_secs(self.driver.job.plan.timeouts.no_output_secs),
+        let running = Running {
+            number: number as i64,
+            step,
+            execution: Execution(format!("{}-{number}", self.driver.attempt.id)),
+            log_offset,
+            limits: StepLimits {
+                step: deadline(&clock, started_at, step.timeout_secs),
+                job: job_deadline,
+                job_secs: self.driver.job.plan.timeouts.job_secs,
+                silence: Duration::from_secs(self.driver.job.plan.timeouts.no_output_secs),
+            },
         };
         let command = self.command(step);
-        // What a stop by us means, once one was sent: it outlives a lost connection.
-        let mut stopped = None;
+        // What a stop by us means, once one was sent: it outlives a lost connection and the master.
+        let stop = record.and_then(|record| record.stop.clone());
+        let mut stopped = stop.map(|ending| (ending, self.death_deadline()));
         loop {
             let from = self.log.len().saturating_sub(log_offset);
-            let followed = match self.follow_from(step, &execution, &command, from).await {
+            let execution = &running.execution;
+            let followed = match self.follow_from(step, execution, &command, from).await {
                 Ok(output) => {
-                    self.follow(step, &execution, output, log_offset, &limits, &mut stopped)
-                        .await
+                    crate::crash::point("step_followed");
+                    self.follow(&running, output, &mut stopped).await
                 }
                 Err(interruption) => Err(interruption),
             };
             match followed {
                 Ok(exit) => {
-                    self.log.sync().await.map_err(log_error)?;
-                    let now = self.driver.ledger.clock.now();
-                    let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+                    let end = self.log.sync().await.map_err(log_error)?;
+                    crate::crash::point("step_exited");
+                    let now = clock.now();
                     patiently("record the step's end", || {
-                        store.finish_step(id, number as i64, exit, now)
+                        store.finish_step(id, number as i64, exit, end, now)
                     })
                     .await?;
+                    self.notes_from = end;
                     return match stopped {
                         Some((ending, _)) => Err(ending),
                         None => Ok(exit),
                     };
                 }
                 Err(Interruption::Ended(ending)) => return Err(ending),
-                Err(Interruption::ConnectionLost(why)) => self.reconnect(why).await?,
+                Err(Interruption::ConnectionLost(why)) => {
+                    let give_up = match &stopped {
+                        Some((_, until)) => *until,
+                        None => running.limits.step.min(running.limits.job),
+                    };
+                    self.reconnect(why, give_up).await?;
+                }
             }
         }
     }
@@ -411,10 +529,7 @@ impl<'a> Work<'a> {
         // A secret may lie across the place where the log goes on.
         let overlap = self.driver.mask.overlap().min(from);
         let masking = Masking::new(self.driver.mask.clone(), overlap);
-        let lost = |error: SessionError| match error.is_fatal() {
-            true => Interruption::ConnectionLost(error.to_string()),
-            false => Interruption::Ended(Ending::new(Reason::AgentLost, error.to_string())),
-        };
+        let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);
         if from > 0 {
             let attached = self.agent.attach(execution, from - overlap).await;
             return match attached.map_err(lost)? {
@@ -436,17 +551,20 @@ impl<'a> Work<'a> {
 
     async fn follow(
         &mut self,
-        step: &Step,
-        execution: &Execution,
+        running: &Running<'_>,
         output: Output,
-        log_offset: u64,
-        limits: &StepLimits,
         stopped: &mut Option<(Ending, Instant)>,
     ) -> Result<Exit, Interruption> {
         let Output {
             mut following,
             mut masking,
         } = output;
+        let Running {
+            step,
+            execution,
+            limits,
+            ..
+        } = running;
         let mut heard = Instant::now();
         let mut synced_at = Instant::now();
         let mut synced = self.log.len();
@@ -455,6 +573,10 @@ impl<'a> Work<'a> {
         let mut cancelled = self.driver.cancelled.clone();
         let gone = self.driver.machine_gone(&self.platform);
         tokio::pin!(gone);
+        if stopped.is_some() {
+            // Whether the guest heard of it before is not known; twice does no harm.
+            self.ask_to_stop(execution).await?;
+        }
         loop {
             let (limit, overdue) = limits.hard(step, stopped);
             let (silent, fell_silent) = limits.silent(step, heard);
@@ -462,20 +584,20 @@ impl<'a> Work<'a> {
                 // A wish and a limit go before any amount of output; output that is here goes before the lack of it.
                 biased;
                 ending = asked_to_cancel(&mut cancelled), if stopped.is_none() => {
-                    self.stop(execution, ending, stopped).await?;
+                    self.stop(running, ending, stopped).await?;
                 }
                 () = tokio::time::sleep_until(limit) => {
                     if let Some((ending, _)) = stopped {
                         // It does not even die: the machine will.
                         return Err(ending.clone().into());
                     }
-                    self.stop(execution, overdue, stopped).await?;
+                    self.stop(running, overdue, stopped).await?;
                 }
                 Some(result) = next_of(&mut syncing) => {
                     syncing = None;
                     synced = self.log.synced(&result.map_err(log_error)?);
                     synced_at = Instant::now();
-                    let until = synced.saturating_sub(log_offset + self.driver.mask.overlap());
+                    let until = synced.saturating_sub(running.log_offset + self.driver.mask.overlap());
                     self.agent
                         .acknowledge(execution, until)
                         .await
@@ -486,6 +608,7 @@ impl<'a> Work<'a> {
                         heard = Instant::now();
                         let bytes = masking.feed(bytes);
                         self.log.append(&bytes).await.map_err(log_error)?;
+                        crate::crash::point("output_stored");
                     }
                     Ok(FollowEvent::Exited { exit, .. }) => {
                         self.log.append(&masking.finish()).await.map_err(log_error)?;
@@ -507,7 +630,7 @@ impl<'a> Work<'a> {
                     return Err(Ending::new(Reason::GuestDied, format!("The VM died during step `{}`: {why}", step.name)).into());
                 }
                 () = tokio::time::sleep_until(silent), if stopped.is_none() => {
-                    self.stop(execution, fell_silent, stopped).await?;
+                    self.stop(running, fell_silent, stopped).await?;
                 }
                 () = tokio::time::sleep_until(synced_at + SYNC_INTERVAL), if syncing.is_none() && self.log.len() > synced => {
                     synced_at = Instant::now() - SYNC_INTERVAL;
@@ -523,34 +646,44 @@ impl<'a> Work<'a> {
 
     async fn stop(
         &mut self,
-        execution: &Execution,
+        running: &Running<'_>,
         why: Ending,
         stopped: &mut Option<(Ending, Instant)>,
     ) -> Result<(), Interruption> {
-        let grace = Duration::from_secs(self.driver.machinery.config.limits.stop_grace_secs);
-        tracing::info!(%execution, why = why.message, "step is stopped");
-        *stopped = Some((why, Instant::now() + grace + DRAIN));
-        self.agent
-            .stop(execution, grace)
-            .await
-            .map_err(|error| Interruption::ConnectionLost(error.to_string()))
+        tracing::info!(execution = %running.execution, why = why.message, "step is stopped");
+        let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
+        insist(|| store.stop_step(id, running.number, &why)).await;
+        *stopped = Some((why, self.death_deadline()));
+        crate::crash::point("step_stopped");
+        self.ask_to_stop(&running.execution).await
     }
 
-    /// Connects again, as long as the machine is there.
-    async fn reconnect(&mut self, why: String) -> Result<(), Ending> {
+    async fn ask_to_stop(&self, execution: &Execution) -> Result<(), Interruption> {
+        let asked = self.agent.stop(execution, self.stop_grace()).await;
+        asked.map_err(|error| Interruption::ConnectionLost(error.to_string()))
+    }
+
+    fn stop_grace(&self) -> Duration {
+        Duration::from_secs(self.driver.machinery.config.limits.stop_grace_secs)
+    }
+
+    /// When a step that is stopped now must have ended, its output drained.
+    fn death_deadline(&self) -> Instant {
+        Instant::now() + self.stop_grace() + DRAIN
+    }
+
+    /// Connects again, as long as the machine is there and there is time.
+    async fn reconnect(&mut self, why: String, give_up: Instant) -> Result<(), Ending> {
         /// QEMU's death shows on the connection first: libvirt is given this long to know of it.
         const SETTLE: Duration = Duration::from_millis(1500);
-        self.reconnects += 1;
-        if self.reconnects > MAX_RECONNECTS {
-            return Err(Ending::new(
-                Reason::AgentLost,
-                format!("The connection broke {MAX_RECONNECTS} times, at last: {why}"),
-            ));
-        }
         tracing::warn!(why, "connection lost; connecting again");
+        self.pause = match self.connected_at.elapsed() < GOOD_CONNECTION {
+            true => (self.pause * 2).min(LONGEST_PAUSE),
+            false => FIRST_PAUSE,
+        };
         let platform = self.platform.clone();
         let gone = self.driver.machine_gone(&platform);
-        if let Ok(gone) = tokio::time::timeout(SETTLE, gone).await {
+        if let Ok(gone) = tokio::time::timeout(SETTLE.max(self.pause), gone).await {
             return Err(Ending::new(
                 Reason::GuestDied,
                 format!("The VM died: {gone}"),
@@ -565,15 +698,21 @@ impl<'a> Work<'a> {
                 ("127.0.0.1".to_owned(), port)
             }
         };
+        let lost = |how: &str| {
+            let message = format!("The connection was lost ({why}) and did not come back: {how}");
+            Ending::new(Reason::AgentLost, message)
+        };
         let mut cancelled = self.driver.cancelled.clone();
         self.agent = tokio::select! {
             biased;
             ending = asked_to_cancel(&mut cancelled) => return Err(ending),
             agent = self.driver.connect(&platform, &host, port) => agent.map_err(|ending| match ending.reason {
-                Reason::ConnectDeadline => Ending::new(Reason::AgentLost, format!("The connection was lost ({why}) and did not come back: {}", ending.message)),
+                Reason::ConnectDeadline => lost(&ending.message),
                 _ => ending,
             })?,
+            () = tokio::time::sleep_until(give_up) => return Err(lost("its time was over")),
         };
+        self.connected_at = Instant::now();
         Ok(())
     }
 
@@ -630,12 +769,12 @@ impl<'a> Work<'a> {
             PlatformKind::Vm { .. } => {}
             PlatformKind::Ssh { .. } => {
                 let script = format!("rm -rf '{}'", self.work_dir());
-                if let Err(ending) = self.run_aside("leave", script).await {
-                    tracing::warn!(
-                        error = ending.message,
-                        "the work directory stays on the machine"
-                    );
-                }
+                let why = match self.run_aside("leave", script).await {
+                    Ok(_) => return,
+                    Err(Interruption::ConnectionLost(why)) => why,
+                    Err(Interruption::Ended(ending)) => ending.message,
+                };
+                tracing::warn!(why, "the work directory stays on the machine");
             }
         }
     }
@@ -644,6 +783,14 @@ impl<'a> Work<'a> {
 /// Its output, at once nothing where there is none.
 async fn next_of<T>(future: &mut Option<BoxFuture<'_, T>>) -> Option<T> {
     Some(future.as_mut()?.await)
+/// A step that has been begun.
+struct Running<'s> {
+    number: i64,
+    step: &'s Step,
+    execution: Execution,
+    /// Where its output begins in the job's log.
+    log_offset: u64,
+    limits: StepLimits,
 }
 
 /// The times at which a step is ended.

@@ -9,7 +9,7 @@ use sqlx::{Row, SqliteConnection};
 use vivarium_protocol::Exit;
 
 const COLUMNS: &str =
-    "id, job, number, platform, phase, ssh_port, phases, reason, message, console_tail";
+    "id, job, number, platform, phase, ssh_port, phases, reason, message, console_tail, log_end";
 
 /// One command of an attempt, as far as it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,6 +22,10 @@ pub struct StepRecord {
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     pub exit: Option<Exit>,
+    /// Where its output ended in the job's log, once it has.
+    pub log_end: Option<u64>,
+    /// Why the master ended it, if it did.
+    pub stop: Option<Ending>,
 }
 
 fn from_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
@@ -46,7 +50,14 @@ fn from_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
             .collect(),
         ending: ending(row, "reason", "message")?,
         console_tail: row.try_get("console_tail")?,
+        log_end: position(row, "log_end")?,
     })
+}
+
+/// A place in a log.
+fn position(row: &SqliteRow, column: &str) -> Result<Option<u64>, StoreError> {
+    let position: Option<i64> = row.try_get(column)?;
+    Ok(position.and_then(|position| u64::try_from(position).ok()))
 }
 
 /// Begins the job's next attempt.
@@ -157,7 +168,8 @@ impl Store {
     /// The commands of an attempt that were begun, in order.
     pub async fn steps_of(&self, attempt: AttemptId) -> Result<Vec<StepRecord>, StoreError> {
         sqlx::query(
-            "SELECT number, name, log_offset, started_at, finished_at, exit FROM steps WHERE attempt = ? ORDER BY number",
+            "SELECT number, name, log_offset, started_at, finished_at, exit, log_end, stop_reason, stop_message \
+             FROM steps WHERE attempt = ? ORDER BY number",
         )
         .bind(attempt.0)
         .fetch_all(&self.reader)
@@ -168,10 +180,12 @@ impl Store {
             Ok(StepRecord {
                 number: row.try_get("number")?,
                 name: row.try_get("name")?,
-                log_offset: u64::try_from(row.try_get::<i64, _>("log_offset")?).unwrap_or(0),
+                log_offset: position(row, "log_offset")?.unwrap_or(0),
                 started_at: timestamp(row.try_get("started_at")?),
                 finished_at: optional_time(row.try_get("finished_at")?),
                 exit: exit.map(|exit| parsed("an exit", &exit)).transpose()?,
+                log_end: position(row, "log_end")?,
+                stop: ending(row, "stop_reason", "stop_message")?,
             })
         })
         .collect()
@@ -200,16 +214,63 @@ impl Store {
         Ok(())
     }
 
+    /// Records that the master is about to end a command, and why. The first reason stands.
+    pub async fn stop_step(
+        &self,
+        attempt: AttemptId,
+        number: i64,
+        why: &Ending,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE steps SET stop_reason = ?, stop_message = ? \
+             WHERE attempt = ? AND number = ? AND stop_reason IS NULL",
+        )
+        .bind(why.reason.as_str())
+        .bind(&why.message)
+        .bind(attempt.0)
+        .bind(number)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    /// Records how the attempt ends, before the log tells so. The first ending stands.
+    pub async fn decide_ending(
+        &self,
+        id: AttemptId,
+        ending: &Ending,
+        console_tail: Option<&str>,
+        log_end: u64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE attempts SET reason = ?, message = ?, console_tail = ?, log_end = ? \
+             WHERE id = ? AND reason IS NULL",
+        )
+        .bind(ending.reason.as_str())
+        .bind(&ending.message)
+        .bind(console_tail)
+        .bind(i64::try_from(log_end).unwrap_or(i64::MAX))
+        .bind(id.0)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    /// Records how a command ended, and where its output did in the log.
     pub async fn finish_step(
         &self,
         attempt: AttemptId,
         number: i64,
         exit: Exit,
+        log_end: u64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE steps SET finished_at = ?, exit = ? WHERE attempt = ? AND number = ?")
+        sqlx::query(
+            "UPDATE steps SET finished_at = ?, exit = ?, log_end = ? WHERE attempt = ? AND number = ?",
+        )
             .bind(millis(now))
             .bind(json("an exit", &exit)?)
+            .bind(i64::try_from(log_end).unwrap_or(i64::MAX))
             .bind(attempt.0)
             .bind(number)
             .execute(&self.writer)
