@@ -6,6 +6,8 @@
 
 mod artefacts;
 mod command_line;
+mod connections;
+mod crashes;
 mod demo;
 mod guests;
 mod output;
