@@ -5,7 +5,7 @@ IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HO
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check bench fuzz deny audit prepare prepare-test images release
+.PHONY: demo test check bench chaos fuzz deny audit prepare prepare-test images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
@@ -36,6 +36,11 @@ release:
 # Measurements; docs/performance.md says what each line means. ONLY="deliveries boots" takes some of them.
 bench: prepare-test release images
 	VIVARIUM_IMAGES="$(IMAGES)" cargo bench --locked -p tests -- $(ONLY)
+
+# Minutes in which everything goes wrong, and then a look whether the promises were kept; SEED=17 repeats a schedule.
+chaos:
+	cargo build --workspace --locked
+	VIVARIUM_IMAGES="$(IMAGES)" SEED="$(SEED)" MINUTES="$(MINUTES)" cargo test --workspace --test chaos --locked
 
 # Bytes that nobody would send, a minute for each reader of strangers' bytes; SECONDS=600 for longer.
 fuzz:
