@@ -1,6 +1,7 @@
 //! What is taken out of a guest after its steps: reports always, artefacts when the build publishes.
 
-use super::drive::{Driver, insist};
+use super::drive::Driver;
+use super::patience::insist;
 use super::work::{Interruption, Work};
 use crate::model::{Ending, Reason, TestCounts};
 use crate::result::artifacts::{ArtifactError, ArtifactUpload, Caps, Fault};

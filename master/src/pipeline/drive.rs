@@ -9,7 +9,7 @@
 //! where it is. Whatever happened, the way leads through cleaning up.
 
 use super::ledger::{JobOutcome, Ledger};
-use super::patience::patiently;
+use super::patience::{insist, patiently};
 use super::prepare::Preparer;
 use super::transcript;
 use super::work::Work;
@@ -21,7 +21,6 @@ use crate::result::log::{Logs, Mask};
 use crate::result::objects::Objects;
 use crate::session::{Agent, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
-use crate::store::StoreError;
 use crate::vm::{Accelerator, Machines, VmError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -393,24 +392,6 @@ where
             }
             result => return result,
         }
-    }
-}
-
-/// Repeats a step in the database until it is done: nothing may happen that its rows do not tell, and a job does not
-/// fail because another process holds the file or the disk is full for a while.
-pub(super) async fn insist<T, F>(mut act: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-    let mut pause = Duration::from_millis(500);
-    loop {
-        match act().await {
-            Ok(done) => return done,
-            Err(error) => tracing::error!(%error, "the database does not take it; trying again"),
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -35,3 +35,21 @@ where
         }
     }
 }
+
+/// Repeats a step in the database until it is done: nothing may happen that its rows do not tell, and a job does not
+/// fail because another process holds the file or the disk is full for a while.
+pub(super) async fn insist<T, F>(mut act: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match act().await {
+            Ok(done) => return done,
+            Err(error) => tracing::error!(%error, "the database does not take it; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

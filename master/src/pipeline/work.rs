@@ -328,7 +328,8 @@ impl<'a> Work<'a> {
                     "`history = true` needs git in the guest, and {} has none",
                     self.platform.name
                 ),
-            )),
+            )
+            .into()),
             exit => Err(Ending::new(
                 Reason::SourceError,
                 format!("The guest's git cannot clone the history ({})", said(exit)),
@@ -652,7 +653,10 @@ impl<'a> Work<'a> {
     ) -> Result<(), Interruption> {
         tracing::info!(execution = %running.execution, why = why.message, "step is stopped");
         let (store, id) = (&self.driver.ledger.store, self.driver.attempt.id);
-        insist(|| store.stop_step(id, running.number, &why)).await;
+        patiently("record the stop", || {
+            store.stop_step(id, running.number, &why)
+        })
+        .await?;
         *stopped = Some((why, self.death_deadline()));
         crate::crash::point("step_stopped");
         self.ask_to_stop(&running.execution).await
@@ -783,6 +787,8 @@ impl<'a> Work<'a> {
 /// Its output, at once nothing where there is none.
 async fn next_of<T>(future: &mut Option<BoxFuture<'_, T>>) -> Option<T> {
     Some(future.as_mut()?.await)
+}
+
 /// A step that has been begun.
 struct Running<'s> {
     number: i64,
