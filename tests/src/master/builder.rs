@@ -54,12 +54,20 @@ pub struct MasterBuilder {
     data_dir: Option<PathBuf>,
     environment: Vec<(String, String)>,
     hypervisor: Option<String>,
+    parent: Option<PathBuf>,
 }
 
 impl MasterBuilder {
     /// Another libvirt than the one that all scenarios use.
     pub fn hypervisor(mut self, uri: &str) -> MasterBuilder {
         self.hypervisor = Some(uri.to_owned());
+        self
+    }
+
+    /// Keeps all that is the master's below this folder, e.g. one in memory; by default below the system's for
+    /// temporary files.
+    pub fn below(mut self, folder: &Path) -> MasterBuilder {
+        self.parent = Some(folder.to_owned());
         self
     }
 
@@ -122,7 +130,7 @@ impl MasterBuilder {
     pub async fn start(self) -> Result<Master> {
         let folder = tempfile::Builder::new()
             .prefix("vivarium-test-")
-            .tempdir()
+            .tempdir_in(self.parent.clone().unwrap_or_else(std::env::temp_dir))
             .context("cannot make a folder for the master")?;
         // QEMU runs as a user of its own and must be able to reach its disks.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
