@@ -374,7 +374,7 @@ async fn only_who_has_the_token_changes_anything() -> Result<()> {
     );
     std::fs::write(&*file, "short")?;
     refused(&desk.run(&build).await?, "holds fewer than 32 characters");
-    std::fs::write(&*file, "guessed-guessed-guessed-guessed\n")?;
+    std::fs::write(&*file, "guessed-guessed-guessed-guessed-guessed\n")?;
     let wrong = desk.run(&build).await?;
     refused(&wrong, "the token is wrong");
     assert!(wrong.err.contains("\nhint: give --token-file"), "{wrong:?}");

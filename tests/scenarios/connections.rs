@@ -163,7 +163,7 @@ async fn a_wire_that_breaks_while_files_travel_costs_no_attempt() -> Result<()> 
     ensure!(job.artifacts[0].sha256 == tests::sha256(&ballast));
     ensure!(proxy.connections() > 1, "nothing was cut");
     let log = world.master.log(job.number, 0).await?;
-    let end = b"==> 1 artefacts stored\n==> success: Passed\n";
+    let end = b"==> 1 artefact stored\n==> success: Passed\n";
     ensure!(log.ends_with(end), "{}", String::from_utf8_lossy(&log));
     world.end().await
 }

@@ -103,12 +103,15 @@ async fn a_drained_master_lets_jobs_end_and_keeps_the_queue_until_it_is_resumed(
     world.master.start().await?;
     let doctor = world.master.doctor().await?;
     assert!(doctor.contains("drain: The master is drained"), "{doctor}");
-    let job = world.master.job(world.waiting.number).await?;
-    assert_eq!(job.state, "queued");
-    assert!(
-        job.waiting.is_some_and(|why| why.contains("drained")),
-        "the job says why it waits"
-    );
+    let waiting = world.waiting.number;
+    let says_why = async |master: &Master| {
+        let job = master.job(waiting).await?;
+        assert_eq!(job.state, "queued");
+        let why = job.waiting.unwrap_or_default();
+        Ok(why.contains("drained").then_some(()))
+    };
+    let what = "the job's reason for waiting";
+    world.master.wait_for(what, DEADLINE, says_why).await?;
 
     world.master.command(&["resume"]).await?;
     assert_eq!(
