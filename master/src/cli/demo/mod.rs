@@ -23,7 +23,7 @@ use sample::Sample;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use url::Url;
@@ -31,6 +31,8 @@ use watch::Watcher;
 
 /// The platforms that the sample's suite runs on.
 const PLATFORMS: [&str; 2] = ["tiny-linux", "debian-12"];
+/// What it cannot do without.
+const PROGRAMS: [&str; 3] = ["git", "qemu-img", "qemu-system-x86_64"];
 /// Where the page is, unless another program has the port.
 const USUAL_PORT: u16 = 8090;
 
@@ -66,6 +68,14 @@ pub(super) async fn demo(options: Options) -> anyhow::Result<ExitCode> {
         let file = images.join(name).join("platform.toml");
         if !file.exists() {
             bail!("{} is not there\nhint: images/build {name}", file.display());
+        }
+    }
+    for program in PROGRAMS {
+        let found = Command::new(program).arg("--version").output();
+        if !found.is_ok_and(|output| output.status.success()) {
+            bail!(
+                "{program} is not installed or does not work\nhint: config/prepare-host installs what the demo needs"
+            );
         }
     }
     let folder = Folder::take(&options.dir)?;
