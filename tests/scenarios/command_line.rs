@@ -415,6 +415,7 @@ async fn a_master_that_is_not_there_is_said_to_be_so() -> Result<()> {
 async fn colours_are_for_terminals_and_for_those_who_insist() -> Result<()> {
     let desk = Desk::new("true").await?;
     good(&desk.build().await?);
+    assert!(!desk.master.output().contains('\x1b'), "a log in a file");
     let insisting = desk.command_line.clone().environment("FORCE_COLOR", "1");
     let said = insisting.run(&["status"]).await?;
     assert!(said.out.contains("\x1b[32msuccess"), "{said:?}");

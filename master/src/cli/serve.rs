@@ -33,6 +33,7 @@ use anyhow::Context;
 use lock::DataLock;
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub(super) async fn serve(path: &Path) -> anyhow::Result<()> {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
+        // In a file or the journal, the codes of colours would stand between the words.
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     crate::crash::arm();
     let config = Config::load(path)?;

@@ -519,6 +519,7 @@ fn sum_up(all: &[Job]) -> Ending {
         .map_or_else(
             || Ending::new(Reason::Passed, "Passed"),
             |(job, ending)| match ending.conclusion() {
+                Conclusion::Success if all.len() == 1 => Ending::new(Reason::Passed, "Passed"),
                 Conclusion::Success => {
                     Ending::new(Reason::Passed, format!("All {} jobs passed", all.len()))
                 }

@@ -90,7 +90,6 @@ impl Master {
             .arg("--config")
             .arg(self.config_file())
             .env("RUST_LOG", "info,vivarium=debug")
-            .env("NO_COLOR", "1")
             .env("TMPDIR", self.temporary_dir())
             .envs(self.environment.iter().cloned())
             .envs(self.dies_at.take().map(|point| (CRASH_POINTS, point)))
@@ -223,7 +222,6 @@ impl Master {
         mut command: tokio::process::Command,
     ) -> Result<std::process::Output> {
         command
-            .env("NO_COLOR", "1")
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .kill_on_drop(true);
