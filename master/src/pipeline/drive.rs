@@ -29,10 +29,6 @@ use tokio::time::{Instant, timeout};
 
 /// The end of the console that goes into an attempt's record.
 const CONSOLE_TAIL: usize = 16 * 1024;
-/// Tries to destroy a VM before it is left to the sweep,
-const DESTROY_TRIES: u32 = 3;
-/// and how long libvirt is waited for beside those.
-const DESTROY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What drivers work with; shared by all.
 #[derive(Debug)]
@@ -362,17 +358,10 @@ impl Driver {
         }
     }
 
+    /// The attempt keeps its slot as long as there is anything of its machine: what still runs takes room.
     async fn clean_up(&self) {
         let machines = &self.machinery.machines;
-        for number in 1..=DESTROY_TRIES {
-            match outlast(DESTROY_PATIENCE, || machines.destroy(self.attempt.id)).await {
-                Ok(()) => break,
-                Err(error) => {
-                    tracing::warn!(%error, number, "the VM cannot be destroyed");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
+        machines.destroy_until_gone(self.attempt.id).await;
         crate::crash::point("machine_destroyed");
         insist(|| self.ledger.end_attempt(self.attempt.id)).await;
     }

@@ -46,6 +46,9 @@ const CONSOLE_PAUSE: Duration = Duration::from_millis(25);
 const LIFE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a machine is looked at that has ended and is being cleared away: tenths of a second for libvirt.
 const LOOKS_AT_AN_END: u32 = 5;
+/// Between two tries to destroy a machine; doubled up to the longest.
+const DESTROY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_DESTROY_PAUSE: Duration = Duration::from_secs(30);
 /// A destroy waits for a start or another destroy under way, each of which ends by itself sooner than this.
 const TURN_DEADLINE: Duration = Duration::from_secs(240);
 
@@ -203,6 +206,16 @@ impl Machines {
         tokio::spawn(async move { inner.destroy(attempt).await }.in_current_span())
             .await
             .map_err(|error| VmError::host(format!("destroy {attempt}"), error))?
+    }
+
+    /// [`Machines::destroy`], again and again until it is done: libvirt may be away, or QEMU not die at once.
+    pub async fn destroy_until_gone(&self, attempt: AttemptId) {
+        let mut pause = DESTROY_PAUSE;
+        while let Err(error) = self.destroy(attempt).await {
+            tracing::warn!(%error, "the VM cannot be destroyed; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_DESTROY_PAUSE);
+        }
     }
 
     /// What the host has in all.

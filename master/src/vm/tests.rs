@@ -24,6 +24,8 @@ struct Fake {
     /// That many starts find their port taken.
     ports_taken: Mutex<usize>,
     ports_tried: Mutex<Vec<u16>>,
+    /// That many tries to destroy a machine fail.
+    destroys_refused: Mutex<usize>,
 }
 
 #[derive(Debug)]
@@ -72,8 +74,18 @@ impl Hypervisor for Shared {
     }
 
     fn destroy(&self, attempt: AttemptId) -> BoxFuture<'_, Result<(), VmError>> {
-        self.0.machines.lock().expect("lock").remove(&attempt);
-        std::future::ready(Ok(())).boxed()
+        let mut refused = self.0.destroys_refused.lock().expect("lock");
+        let destroyed = match refused.checked_sub(1) {
+            Some(left) => {
+                *refused = left;
+                Err(VmError::host("destroy", "it is busy"))
+            }
+            None => {
+                self.0.machines.lock().expect("lock").remove(&attempt);
+                Ok(())
+            }
+        };
+        std::future::ready(destroyed).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Seen>, VmError>> {
@@ -109,6 +121,7 @@ fn stage(starts_allowed: usize, ports_taken: usize) -> Stage {
         starts_allowed: Semaphore::new(starts_allowed),
         ports_taken: Mutex::new(ports_taken),
         ports_tried: Mutex::default(),
+        destroys_refused: Mutex::default(),
     });
     let vms = folder.path().join("vms");
     super::folder::make_parent(&vms).expect("a folder of VMs");
@@ -202,6 +215,19 @@ async fn a_destroy_that_overtakes_a_start_leaves_nothing() {
     stage.fake.starts_allowed.add_permits(1);
     destroy.await.expect("destroyed");
     assert_eq!(stage.fake.ports_tried.lock().expect("lock").len(), 1);
+    assert!(stage.fake.machines.lock().expect("lock").is_empty());
+    assert_eq!(stage.folders(), 0);
+}
+
+/// An attempt ended after three tries, its room was given to another, and more ran than the host has room for.
+#[tokio::test]
+async fn a_machine_that_does_not_die_is_not_given_up() {
+    let stage = stage(1, 0);
+    let started = stage.machines.start(VM, &stage.platform).await;
+    started.expect("started");
+    *stage.fake.destroys_refused.lock().expect("lock") = 4;
+    stage.machines.destroy_until_gone(VM).await;
+    assert_eq!(*stage.fake.destroys_refused.lock().expect("lock"), 0);
     assert!(stage.fake.machines.lock().expect("lock").is_empty());
     assert_eq!(stage.folders(), 0);
 }
