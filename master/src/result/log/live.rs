@@ -126,7 +126,7 @@ impl Live {
     }
 
     pub(super) fn segment_path(&self, from: u64) -> PathBuf {
-        self.folder.join(format!("{from:020}.seg"))
+        self.folder.join(segment_name(from))
     }
 
     /// Reads at most `max` bytes of what is kept at `offset`, within one segment. Blocking.
@@ -200,6 +200,16 @@ fn read_cap(folder: &Path) -> io::Result<Option<u64>> {
     }
 }
 
+fn segment_name(from: u64) -> String {
+    format!("{from:020}.seg")
+}
+
+/// The offset that is a segment's name. Files with any other name are none of ours.
+fn offset_in(name: &str) -> Option<u64> {
+    let from = name.strip_suffix(".seg")?.parse().ok()?;
+    (segment_name(from) == name).then_some(from)
+}
+
 fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -209,18 +219,14 @@ fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let name = entry.file_name();
-        let from = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".seg"))
-            .and_then(|digits| digits.parse().ok());
-        let Some(from) = from else { continue };
+        let Some(from) = entry.file_name().to_str().and_then(offset_in) else {
+            continue;
+        };
         let size = entry.metadata()?.len();
-        if size > 0 {
-            segments.push(Segment {
-                from,
-                to: from + size,
-            });
+        if let Some(to) = from.checked_add(size)
+            && size > 0
+        {
+            segments.push(Segment { from, to });
         }
     }
     Ok(segments)

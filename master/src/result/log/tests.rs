@@ -234,6 +234,26 @@ async fn a_torn_last_write_leaves_a_log_that_goes_on() {
     assert_eq!((chunk.next, chunk.complete), (3124, false));
 }
 
+/// Found by the fuzzer: `0.seg` was taken for the first segment, and reading then failed because no file had its name.
+#[tokio::test]
+async fn files_that_only_resemble_segments_are_left_aside() {
+    let fixture = Fixture::new().await;
+    let job = fixture.job;
+    std::fs::create_dir_all(fixture.folder()).unwrap();
+    for name in [
+        "0.seg",
+        "+0000000000000000000.seg",
+        "18446744073709551615.seg",
+    ] {
+        std::fs::write(fixture.folder().join(name), b"no output").unwrap();
+    }
+    let logs = fixture.logs(16 << 10);
+    assert_eq!(logs.length(job).await.unwrap(), 0);
+    let mut writer = logs.writer(job).await.unwrap();
+    writer.append(b"output\n").await.unwrap();
+    assert_eq!(read_all(&logs, job, 0, 100).await.0, b"output\n");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_gets_everything_while_it_is_written_and_learns_the_end() {
     let fixture = Fixture::new().await;
