@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use std::path::Path;
 use std::time::Duration;
 use tests::github::StatusState;
+use tests::machine::processes_with;
 use tests::master::{BuildView, JobView, Master, Stopped};
 use tests::sha256;
 use tests::world::{AGGREGATE, REPOSITORY, World, context};
@@ -253,7 +254,9 @@ async fn nothing_is_left(city: &City) -> Result<()> {
         for folder in [&logs, &work, &master.temporary_dir()] {
             left.extend(entries_of(folder)?);
         }
-        left.extend(processes_with(&state));
+        // Agents, and what they run.
+        let processes = processes_with(&state).into_iter();
+        left.extend(processes.map(|(pid, command)| format!("the process {pid}: {command}")));
         Ok(left)
     };
     let waited = master
@@ -276,22 +279,6 @@ fn entries_of(folder: &Path) -> Result<Vec<String>> {
         names.push(entry?.path().display().to_string());
     }
     Ok(names)
-}
-
-/// Command lines that name this folder: agents and what they run.
-fn processes_with(folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().into_string().ok()?;
-            pid.parse::<u32>().ok()?;
-            let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let command = String::from_utf8_lossy(&bytes).replace('\0', " ");
-            command
-                .contains(folder)
-                .then(|| format!("the process {pid}: {command}"))
-        })
-        .collect()
 }
 
 /// The database's own word on its file, and no row in between two states.

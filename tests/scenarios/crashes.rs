@@ -177,3 +177,43 @@ async fn a_master_that_dies_over_a_machine_finds_it_again() -> Result<()> {
     }
     world.end().await
 }
+
+/// Killed by us, a step dies of a signal: that it took too long must be known before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_was_being_stopped_is_known_to_have_taken_too_long() -> Result<()> {
+    let server = SshServer::start().await?;
+    let platforms = Platforms::new()?;
+    platforms.add_ssh("desk", &server)?;
+    let suites = Suites::test_on(&["desk"])
+        .set("test", "timeout_secs", 3)
+        .step("hang", "echo begun; sleep 1000");
+    let mut world =
+        World::with_platforms(platforms, &suites, |master, entry| master.repository(entry)).await?;
+    for (number, moment) in ["step_stopped", "step_exited", "ending_decided"]
+        .into_iter()
+        .enumerate()
+    {
+        world.master.kill()?;
+        world.master.dies_at(moment, 1);
+        world.master.start().await?;
+        let commit = Commit::on("main").file("number", number.to_string());
+        let head = world.github.commit(REPOSITORY, commit).await?;
+        world.master.wait_for_death(DEADLINE).await?;
+        world.master.start().await?;
+        world.settled(&head, AGGREGATE).await?;
+        let job = world.master.wait_for_job(&head, "desk", DEADLINE).await?;
+        let job = world.master.job(job.number).await?;
+        ensure!(
+            job.reason.as_deref() == Some("job_timeout") && job.attempts.len() == 1,
+            "{moment}: {job:?}"
+        );
+        let log = world.master.log(job.number, 0).await?;
+        let end = b"==> step 1 of 1: hang\nbegun\n==> timed_out: The job ran longer than its 3 s, at last in step `hang`\n";
+        ensure!(
+            log.ends_with(end),
+            "{moment}: {}",
+            String::from_utf8_lossy(&log)
+        );
+    }
+    world.end().await
+}
