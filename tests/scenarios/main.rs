@@ -10,6 +10,7 @@ mod connections;
 mod crashes;
 mod demo;
 mod guests;
+mod late_events;
 mod output;
 mod platforms;
 mod polling;

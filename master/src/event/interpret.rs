@@ -8,6 +8,7 @@
 
 use crate::config::{Config, RepositoryConfig};
 use crate::model::{Intent, PullRequest, Reason};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// Titles and names are cut to this many characters.
@@ -244,10 +245,14 @@ fn wanted(event: &PullRequestEvent) -> Result<PullRequest, InterpretError> {
         author: request.user.as_ref().map(|user| one_line(&user.login)),
         head_sha: sha("head commit", &request.head.sha)?,
         base_ref: branch("base branch", &request.base.reference)?,
-        updated_at: request.updated_at.as_deref().and_then(|at| at.parse().ok()),
+        updated_at: updated_at(request),
         before: event.before.clone(),
         from_fork: is_from_fork(request),
     })
+}
+
+fn updated_at(request: &PullRequestBody) -> Option<Timestamp> {
+    request.updated_at.as_deref().and_then(|at| at.parse().ok())
 }
 
 /// Where it is not certain that the head is in the same repository, its author is a stranger.
@@ -269,6 +274,7 @@ fn closed(
     let mut intents = vec![Intent::CancelPullRequest {
         number: request.number,
         reason: Reason::Closed,
+        closed_at: updated_at(request),
     }];
     if request.merged == Some(true)
         && let Some(merge_commit) = &request.merge_commit_sha

@@ -37,7 +37,12 @@ pub enum Intent {
         before: Option<String>,
     },
     /// End every build of the pull request that has not ended.
-    CancelPullRequest { number: i64, reason: Reason },
+    CancelPullRequest {
+        number: i64,
+        reason: Reason,
+        /// When GitHub says it was closed: events may arrive out of order.
+        closed_at: Option<Timestamp>,
+    },
     /// A person's wish: this ref, on these platforms (all of the suite's when empty).
     BuildRef {
         reference: String,

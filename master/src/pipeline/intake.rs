@@ -2,10 +2,10 @@
 //!
 //! Each becomes an [`Intent`]; applying one twice does no harm, because a build's key says what it means.
 
-use super::ledger::{Ledger, OlderBuilds, was_cancelled};
+use super::ledger::{Again, Ledger, OlderBuilds};
 use crate::config::{Config, OnNewCommit, RepositoryConfig};
 use crate::event::interpret::{Interpreted, interpret};
-use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Reason, Trigger};
+use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Trigger};
 use crate::pulse::Pulse;
 use crate::report::wording;
 use crate::source::Source;
@@ -152,11 +152,15 @@ impl Intake {
                 let new = commit_build(repository, &branch, sha, title, author, trigger);
                 Ok(said(self.ledger.open_build(&new, OlderBuilds::Keep).await?))
             }
-            Intent::CancelPullRequest { number, reason } => {
+            Intent::CancelPullRequest {
+                number,
+                reason,
+                closed_at,
+            } => {
                 let ending = Ending::new(reason, closed);
                 let count = self
                     .ledger
-                    .cancel_pull_request(&repository.name, number, &ending)
+                    .cancel_pull_request(&repository.name, number, closed_at, &ending)
                     .await?;
                 Ok(format!("{count} builds of pull request {number} cancelled"))
             }
@@ -176,6 +180,17 @@ impl Intake {
         repository: &RepositoryConfig,
         pull_request: PullRequest,
     ) -> anyhow::Result<String> {
+        let number = pull_request.number;
+        let closed_at = self
+            .ledger
+            .store
+            .closed_at(&repository.name, number)
+            .await?;
+        if matches!((closed_at, pull_request.updated_at), (Some(closed), Some(at)) if closed > at) {
+            return Ok(format!(
+                "not acted upon: pull request #{number} was closed after that"
+            ));
+        }
         let new = NewBuild {
             repository: repository.name.clone(),
             trigger: Trigger::PullRequest,
@@ -201,14 +216,9 @@ impl Intake {
         };
         let inserted = self.ledger.open_build(&new, older).await?;
         if let Inserted::Known(id) = inserted
-            && let Some(build) = self.ledger.store.build(id).await?
-            && was_cancelled(&build)
-            && build.ending.is_some_and(|e| e.reason == Reason::Closed)
+            && self.ledger.want_again(id, &new, older).await? == Again::TakenUp
         {
-            self.ledger.rerun(id, None).await?;
-            return Ok(format!(
-                "{id} taken up again: the pull request was reopened"
-            ));
+            return Ok(format!("{id} taken up again: it is wanted again"));
         }
         Ok(said(inserted))
     }

@@ -3,12 +3,16 @@
 //! In come decisions of the other files of this folder; out go rows, and a wake-up for whoever acts on them next.
 //! Nothing here talks to libvirt, a guest or GitHub.
 
+mod pull_requests;
+
+pub use pull_requests::Again;
+
 use super::signals::Signals;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::{
-    Attempt, AttemptId, Build, BuildId, BuildState, Conclusion, Ending, Job, JobId, JobState,
-    NewBuild, NewJob, Phase, Priority, Reason,
+    Attempt, AttemptId, Build, BuildId, Conclusion, Ending, Job, JobId, JobState, NewBuild, NewJob,
+    Phase, Priority, Reason,
 };
 use crate::report::wording;
 use crate::store::builds::{Inserted, Prepared};
@@ -80,10 +84,10 @@ impl Ledger {
         let mut tx = self.store.write().await?;
         let inserted = builds::insert(&mut tx, new, now).await?;
         match (inserted, new.pull_request) {
-            (Inserted::New(id), Some(number)) if older == OlderBuilds::Cancel => {
-                self.supersede(&mut tx, id, new, number, now).await?;
+            (Inserted::New(id), Some(number)) => {
+                self.supersede(&mut tx, id, new, number, older, now).await?;
             }
-            (Inserted::New(_) | Inserted::Known(_), _) => {}
+            (Inserted::New(_), None) | (Inserted::Known(_), _) => {}
         }
         let (Inserted::New(id) | Inserted::Known(id)) = inserted;
         self.write_statuses(&mut tx, id, now).await?;
@@ -100,8 +104,12 @@ impl Ledger {
         id: BuildId,
         new: &NewBuild,
         number: i64,
+        older: OlderBuilds,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        if older == OlderBuilds::Keep {
+            return Ok(());
+        }
         let others = builds::unfinished_of_pull_request(tx, &new.repository, number).await?;
         let is_later = |other: &Build| {
             let by_clock =
@@ -272,6 +280,13 @@ impl Ledger {
                     job.not_before = now + pause_before(job.attempts);
                     outcome = JobOutcome::Retried;
                 }
+                // Nobody wants it cancelled any more.
+                None if ending.conclusion() == Conclusion::Cancelled => {
+                    job.state = JobState::Queued;
+                    job.not_before = now;
+                    job.attempts = 0;
+                    outcome = JobOutcome::Retried;
+                }
                 cancel => {
                     let ending = match cancel {
                         // Asked to cancel while it failed through our fault: the wish is the better reason.
@@ -323,24 +338,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Cancels all unfinished builds of a pull request; says how many.
-    pub async fn cancel_pull_request(
-        &self,
-        repository: &str,
-        number: i64,
-        ending: &Ending,
-    ) -> Result<usize, StoreError> {
-        let now = self.clock.now();
-        let mut tx = self.store.write().await?;
-        let unfinished = builds::unfinished_of_pull_request(&mut tx, repository, number).await?;
-        for build in &unfinished {
-            self.cancel_in(&mut tx, build.id, ending, now).await?;
-        }
-        tx.commit().await?;
-        self.signals.state_changed();
-        Ok(unfinished.len())
-    }
-
     /// Cancels one job.
     pub async fn cancel_job(&self, id: JobId, ending: &Ending) -> Result<(), StoreError> {
         let now = self.clock.now();
@@ -354,16 +351,29 @@ impl Ledger {
 
     /// Queues finished jobs again; those that still wait or run are left alone. Says how many were taken up.
     pub async fn rerun(&self, build: BuildId, only: Option<JobId>) -> Result<usize, StoreError> {
-        let now = self.clock.now();
         let mut tx = self.store.write().await?;
-        let all = jobs::of_build(&mut tx, build).await?;
+        let is_meant = |job: &Job| only.is_none_or(|id| id == job.id);
+        let taken_up = self.rerun_in(&mut tx, build, is_meant).await?;
+        tx.commit().await?;
+        self.signals.state_changed();
+        Ok(taken_up)
+    }
+
+    async fn rerun_in(
+        &self,
+        tx: &mut SqliteConnection,
+        build: BuildId,
+        is_meant: impl Fn(&Job) -> bool,
+    ) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        let all = jobs::of_build(tx, build).await?;
         let mut taken_up = 0;
         if all.is_empty() {
-            builds::prepare_again(&mut tx, build).await?;
+            builds::prepare_again(tx, build).await?;
             taken_up = 1;
         }
         for mut job in all {
-            if job.state != JobState::Finished || only.is_some_and(|id| id != job.id) {
+            if job.state != JobState::Finished || !is_meant(&job) {
                 continue;
             }
             job.state = JobState::Queued;
@@ -374,17 +384,14 @@ impl Ledger {
             job.queued_at = now;
             job.not_before = now;
             job.attempts = 0;
-            if jobs::rerun(&mut tx, &job).await? {
+            if jobs::rerun(tx, &job).await? {
                 taken_up += 1;
             }
         }
         if taken_up > 0 {
-            builds::reopen(&mut tx, build).await?;
-            self.write_statuses_as(&mut tx, build, Reopen::Yes, now)
-                .await?;
+            builds::reopen(tx, build).await?;
+            self.write_statuses_as(tx, build, Reopen::Yes, now).await?;
         }
-        tx.commit().await?;
-        self.signals.state_changed();
         Ok(taken_up)
     }
 
@@ -532,13 +539,4 @@ fn sum_up(all: &[Job]) -> Ending {
                 ),
             },
         )
-}
-
-/// Whether a finished build may be taken up again by an event that means the same commit.
-pub(super) fn was_cancelled(build: &Build) -> bool {
-    build.state == BuildState::Finished
-        && build
-            .ending
-            .as_ref()
-            .is_some_and(|ending| ending.conclusion() == Conclusion::Cancelled)
 }

@@ -95,7 +95,7 @@ pub async fn move_to(
     write(tx, from, job).await
 }
 
-/// Takes a finished job up again, because a person asked for it: the one move outside the table.
+/// Takes a finished job up again, because it is wanted once more: the one move outside the table.
 pub async fn rerun(tx: &mut SqliteConnection, job: &Job) -> Result<bool, StoreError> {
     write(tx, JobState::Finished, job).await
 }
@@ -140,6 +140,15 @@ pub async fn ask_to_cancel(
     .bind(id.0)
     .execute(tx)
     .await?;
+    Ok(())
+}
+
+/// The wish to cancel does not hold any more. A driver that has heard of it ends its attempt all the same.
+pub async fn withdraw_cancel(tx: &mut SqliteConnection, id: JobId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE jobs SET cancel_reason = NULL, cancel_message = NULL WHERE id = ? AND state = 'running'")
+        .bind(id.0)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 

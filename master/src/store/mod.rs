@@ -13,6 +13,7 @@ mod checkpoint;
 mod deliveries;
 mod drain;
 pub mod jobs;
+pub mod pull_requests;
 pub mod results;
 mod statuses;
 mod tokens;

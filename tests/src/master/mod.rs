@@ -454,6 +454,17 @@ impl Master {
         }
     }
 
+    /// Waits until no delivery that was stored is still to be acted upon.
+    pub async fn wait_until_deliveries_are_acted_upon(&self, deadline: Duration) -> Result<()> {
+        self.wait_for("deliveries acted upon", deadline, async |master| {
+            let waiting = master
+                .metric("vivarium_deliveries{state=\"stored\"}")
+                .await?;
+            Ok((waiting == 0.0).then_some(()))
+        })
+        .await
+    }
+
     /// Waits for a finished build of this commit.
     pub async fn wait_for_finished_build(
         &self,

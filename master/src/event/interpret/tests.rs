@@ -108,6 +108,7 @@ fn a_merge_ends_the_pull_requests_builds_and_builds_the_branch() {
     let cancel = Intent::CancelPullRequest {
         number: 2,
         reason: Reason::Closed,
+        closed_at: "2019-05-15T15:21:18Z".parse().ok(),
     };
     assert_eq!(
         intents("pull_request", &event),
