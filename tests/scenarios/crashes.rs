@@ -19,7 +19,7 @@ const BALLAST: usize = 1_500_000;
 const BUILD: &str = "mkdir dist; seq 1 30000 >dist/large; echo small >dist/small";
 
 /// Between hearing of a commit and having told its outcome, in this order.
-const MOMENTS: [(&str, u32); 27] = [
+const MOMENTS: [(&str, u32); 29] = [
     ("delivery_stored", 1),
     ("build_opened", 1),
     ("delivery_acted_upon", 1),
@@ -38,11 +38,13 @@ const MOMENTS: [(&str, u32); 27] = [
     ("step_begun", 2),
     ("step_exited", 2),
     ("collecting", 1),
-    ("artifact_stored", 1),
-    ("manifest_written", 1),
+    ("artifact_received", 1),
+    ("artifacts_received", 1),
     ("ending_decided", 1),
     ("closing_written", 1),
     ("attempt_concluded", 1),
+    ("artifact_stored", 1),
+    ("manifest_written", 1),
     ("log_uploaded", 1),
     ("log_recorded", 1),
     ("machine_destroyed", 1),

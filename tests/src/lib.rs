@@ -4,7 +4,7 @@
 //! * [`git`] and [`repository`]: real repositories with a `.vivarium.toml`.
 //! * [`master`]: the real `vivarium serve` with a data folder of its own.
 //! * [`command_line`]: the same program as a person or a script calls it.
-//! * [`object_server`]: a store that speaks S3.
+//! * [`object_server`]: a store that speaks S3, and can be switched off.
 //! * [`machine`]: images, platforms and what must be gone afterwards.
 //! * [`world`]: all of it together.
 

@@ -1,4 +1,4 @@
-//! A server that speaks S3 over HTTP on a loopback port, its buckets being folders.
+//! A server that speaks S3 over HTTP on a loopback port, its buckets being folders. It can be switched off and on.
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -7,10 +7,16 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
 use toml::{Table, Value};
 
 const KEY_ID: &str = "AKIAVIVARIUM";
@@ -24,9 +30,11 @@ const PREFIX: &str = "team/ci";
 #[derive(Debug)]
 pub struct ObjectServer {
     folder: tempfile::TempDir,
-    endpoint: String,
+    app: Router,
+    address: SocketAddr,
     stored: Arc<Mutex<Vec<String>>>,
-    serving: JoinHandle<()>,
+    /// While it is on.
+    serving: Option<JoinHandle<()>>,
 }
 
 impl ObjectServer {
@@ -48,19 +56,58 @@ impl ObjectServer {
         let app = Router::new()
             .fallback_service(service)
             .layer(from_fn_with_state(Arc::clone(&stored), note_stored));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
-        let serving = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                eprintln!("the object server broke off: {error}");
-            }
-        });
-        Ok(ObjectServer {
+        let mut server = ObjectServer {
             folder,
-            endpoint,
+            app,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
             stored,
-            serving,
-        })
+            serving: None,
+        };
+        server.switch_on().await?;
+        Ok(server)
+    }
+
+    /// Answers again, at the same address.
+    pub async fn switch_on(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address)
+            .await
+            .with_context(|| format!("cannot listen on {}", self.address))?;
+        self.address = listener.local_addr()?;
+        self.serving = Some(tokio::spawn(serve(listener, self.app.clone())));
+        Ok(())
+    }
+
+    /// Hangs up on everybody, in the middle of a request too, and refuses connections.
+    pub async fn switch_off(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            // With it go its connections.
+            serving.await.ok();
+        }
+    }
+
+    /// Keys below the prefix that can be seen now, sorted.
+    pub fn keys(&self) -> Result<Vec<String>> {
+        let top = self.folder.path().join("buckets").join(BUCKET).join(PREFIX);
+        let mut keys = Vec::new();
+        let mut folders: Vec<PathBuf> = top.is_dir().then(|| top.clone()).into_iter().collect();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                // Of the server's own: what it writes down of objects, and what is not whole yet.
+                let is_object = path
+                    .file_name()
+                    .is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+                let key = path.strip_prefix(&top)?.to_string_lossy().into_owned();
+                keys.extend(is_object.then_some(key));
+            }
+        }
+        keys.sort();
+        Ok(keys)
     }
 
     /// What `[storage] url` says.
@@ -70,8 +117,9 @@ impl ObjectServer {
 
     /// What `[storage.options]` says.
     pub fn options(&self) -> Value {
+        let endpoint = format!("http://{}", self.address);
         let options = [
-            ("aws_endpoint", self.endpoint.as_str()),
+            ("aws_endpoint", endpoint.as_str()),
             ("aws_access_key_id", KEY_ID),
             ("aws_region", "us-east-1"),
             ("allow_http", "true"),
@@ -107,7 +155,25 @@ impl ObjectServer {
 
 impl Drop for ObjectServer {
     fn drop(&mut self) {
-        self.serving.abort();
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, app: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((socket, _)) = accepted else { return };
+                let service = TowerToHyperService::new(app.clone());
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+                // A client that hangs up is no concern of the server.
+                connections.spawn(async move { drop(connection.await) });
+            }
+            Some(_) = connections.join_next() => {}
+        }
     }
 }
 

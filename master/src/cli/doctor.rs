@@ -5,12 +5,16 @@ mod github;
 use super::serve::{lock, open_objects, vm_config};
 use super::terminal::{HINT, print, print_json, told};
 use crate::config::{Config, Platforms};
+use crate::pipeline::backlog;
 use crate::pipeline::disks::Disks;
 use crate::pipeline::pause::Pause;
+use crate::result::artifacts::Artifacts;
+use crate::result::log::Logs;
 use crate::session::available_agents;
 use crate::store::{Store, StoreError};
 use crate::vm::Machines;
 use crate::web::Tls;
+use jiff::{SignedDuration, Timestamp};
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -281,7 +285,38 @@ async fn database(config: &Config, findings: &mut Vec<Finding>) {
         }
         Err(error) => findings.push(fault("drain", error.to_string())),
     }
+    match waiting_results(config, &store).await {
+        Ok(finding) => findings.extend(finding),
+        Err(error) => findings.push(fault("results", format!("{error:#}"))),
+    }
     store.close().await;
+}
+
+/// What waits for the object store, once it is too much or waits for longer than it takes to send it.
+async fn waiting_results(config: &Config, store: &Store) -> anyhow::Result<Option<Finding>> {
+    const USUAL: SignedDuration = SignedDuration::from_mins(5);
+    let objects = open_objects(config)?;
+    let data = &config.data_dir;
+    let cap = config.limits.log_mib << 20;
+    let logs = Logs::open(data.join("logs"), cap, store.clone(), objects.clone())?;
+    let artifacts = Artifacts::open(data.join("artifacts"), store.clone(), objects)?;
+    let (_, backlog) = backlog::look(store, &logs, &artifacts).await?;
+    if let Some(pause) = backlog.pause(config.storage.pending_mib) {
+        let hint = "mend what `storage` says, or raise pending_mib under [storage]";
+        return Ok(Some(fault("results", format!("{pause}\nhint: {hint}"))));
+    }
+    let since = backlog
+        .oldest
+        .filter(|oldest| Timestamp::now().duration_since(*oldest) > USUAL);
+    Ok(since.map(|since| {
+        let said = format!(
+            "logs and artefacts of {} jobs ({} MiB) wait for the object store, the first since {}",
+            backlog.jobs,
+            backlog.bytes >> 20,
+            since.strftime("%Y-%m-%d %H:%M UTC")
+        );
+        note("results", said)
+    }))
 }
 
 async fn disks(config: &Config, findings: &mut Vec<Finding>) {

@@ -14,7 +14,7 @@ use crate::config::{Config, Platforms};
 use crate::event::webhook::{Secrets, Webhooks};
 use crate::github::GitHub;
 use crate::model::AfterDrain;
-use crate::pipeline::disks::Disks;
+use crate::pipeline::backlog::SharedBacklog;
 use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::pause::Pauses;
@@ -22,6 +22,7 @@ use crate::pipeline::signals::Signals;
 use crate::pipeline::{Machinery, Pipeline};
 use crate::placement::Capacity;
 use crate::report::{Pace, Reporter, reporter};
+use crate::result::artifacts::Artifacts;
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
 use crate::session::Ssh;
@@ -127,7 +128,8 @@ impl Master {
             .unwrap_or_else(|| url.clone());
         let store = Store::open(&data.join("vivarium.sqlite")).await?;
         end_drain_that_is_over(&store).await?;
-        let pauses = Pauses::new(store.clone(), Disks::of(&config));
+        let backlog = SharedBacklog::default();
+        let pauses = Pauses::of(&config, store.clone(), backlog.clone());
         let objects = open_objects(&config)?;
         let logs = Logs::open(
             data.join("logs"),
@@ -135,6 +137,8 @@ impl Master {
             store.clone(),
             objects.clone(),
         )?;
+        let artifacts = Artifacts::open(data.join("artifacts"), store.clone(), objects)
+            .context("cannot use the folder for artefacts")?;
         let machines = open_machines(vm_config(&config)?).await?;
         tracing::info!(accelerator = ?machines.accelerator(), why = machines.accelerator_why(), "guests");
         let capacity = capacity(&config, &machines).await?;
@@ -196,7 +200,7 @@ impl Master {
             transport: Arc::new(Ssh),
             sources,
             logs: logs.clone(),
-            objects: objects.clone(),
+            artifacts: artifacts.clone(),
         });
         Ok(Master {
             server,
@@ -207,7 +211,7 @@ impl Master {
                 ledger: ledger.clone(),
                 intake: intake.clone(),
                 logs,
-                objects,
+                artifacts,
                 platforms,
                 access,
                 bounds,
@@ -221,6 +225,7 @@ impl Master {
                 machinery,
                 capacity,
                 pauses,
+                backlog,
             },
             store,
             signals,

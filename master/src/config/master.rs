@@ -98,7 +98,7 @@ pub struct HypervisorConfig {
 }
 
 /// Where sealed logs and artefacts go.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
     /// A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`. Default `<data_dir>/objects`.
@@ -107,6 +107,20 @@ pub struct StorageConfig {
     pub options: BTreeMap<String, String>,
     /// File with more such settings, `name = "value"` in TOML, for those that are secret.
     pub secrets_file: Option<PathBuf>,
+    /// Logs and artefacts of ended jobs that wait on this machine while the store takes none, in MiB. While there are
+    /// more, no job starts; those that run go on. Default 10240.
+    pub pending_mib: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        StorageConfig {
+            url: None,
+            options: BTreeMap::new(),
+            secrets_file: None,
+            pending_mib: 10240,
+        }
+    }
 }
 
 /// Bounds on time and size; platforms and suites may set some of their own.

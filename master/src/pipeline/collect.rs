@@ -4,7 +4,7 @@ use super::drive::Driver;
 use super::patience::insist;
 use super::work::{Interruption, Work};
 use crate::model::{Ending, Reason, TestCounts};
-use crate::result::artifacts::{ArtifactError, ArtifactUpload, Caps, Fault};
+use crate::result::artifacts::{ArtifactError, Caps, Fault};
 use crate::result::junit;
 use crate::session::SessionError;
 use tokio_util::io::StreamReader;
@@ -132,15 +132,11 @@ async fn store_artifacts(
         files: usize::try_from(max_files).unwrap_or(usize::MAX),
         bytes: max_bytes,
     };
-    let mut upload = ArtifactUpload::begin(
-        driver.machinery.objects.clone(),
-        driver.ledger.store.clone(),
-        &driver.job,
-        &tested,
-        caps,
-    )
-    .await
-    .map_err(|e| refused(&e))?;
+    let artifacts = &driver.machinery.artifacts;
+    let mut reception = artifacts
+        .receive(&driver.job, &tested, caps)
+        .await
+        .map_err(|e| refused(&e))?;
     let mut left_out = Vec::new();
     let mut collection = work
         .agent
@@ -154,7 +150,7 @@ async fn store_artifacts(
             Ok::<_, std::io::Error>(chunk.map(|chunk| (chunk, file)))
         });
         let reader = StreamReader::new(Box::pin(chunks));
-        let stored = upload
+        let stored = reception
             .store(&meta.path, meta.size, meta.executable, reader)
             .await;
         if let Err(error) = stored {
@@ -173,7 +169,7 @@ async fn store_artifacts(
         left_out.push(format!("artefact {} was left out: {}", file.path, file.why));
     }
     drop(collection);
-    let manifest = upload.finish().await.map_err(|e| refused(&e))?;
+    let manifest = reception.finish().await.map_err(|e| refused(&e))?;
     Ok((manifest.artifacts.len(), left_out))
 }
 
@@ -185,8 +181,10 @@ fn session_error_of(error: &ArtifactError) -> Option<&SessionError> {
         | ArtifactError::TooMany { .. }
         | ArtifactError::TooLarge { .. }
         | ArtifactError::Size { .. }
+        | ArtifactError::Keep { .. }
         | ArtifactError::Object { .. }
         | ArtifactError::Store { .. }
-        | ArtifactError::Manifest { .. } => None,
+        | ArtifactError::Manifest { .. }
+        | ArtifactError::Overtaken { .. } => None,
     }
 }

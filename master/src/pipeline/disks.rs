@@ -30,7 +30,7 @@ pub struct FileSystem {
 impl Disks {
     pub fn of(config: &Config) -> Disks {
         let data = &config.data_dir;
-        let parts = ["vms", "logs", "mirrors", "objects"].map(|name| data.join(name));
+        let parts = ["vms", "logs", "artifacts", "mirrors", "objects"].map(|name| data.join(name));
         let objects = config.storage.folder();
         Disks {
             folders: std::iter::once(data.clone())

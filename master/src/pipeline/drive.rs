@@ -17,8 +17,8 @@ use crate::config::{Config, Platforms};
 use crate::model::{
     Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
 };
+use crate::result::artifacts::Artifacts;
 use crate::result::log::{Logs, Mask};
-use crate::result::objects::Objects;
 use crate::session::{Agent, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
 use crate::vm::{Accelerator, Machines, VmError};
@@ -39,7 +39,7 @@ pub struct Machinery {
     pub transport: Arc<dyn Transport>,
     pub sources: Arc<dyn Source>,
     pub logs: Logs,
-    pub objects: Objects,
+    pub artifacts: Artifacts,
 }
 
 /// Drives one attempt.
@@ -104,9 +104,8 @@ impl Driver {
         let is_rerun = self.job.attempts == 1 && self.attempt.number > 1;
         if is_rerun && self.attempt.phase == Phase::Placed {
             // Taken up again by a person: the log begins anew.
-            if let Err(error) = self.machinery.logs.remove(self.job.id).await {
-                tracing::warn!(%error, "the log of the earlier run cannot be removed");
-            }
+            let anew = self.machinery.logs.begin_anew(self.job.id).await;
+            anew.map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
         }
         let mut log = self
             .machinery
@@ -342,7 +341,7 @@ impl Driver {
                     why = ending.message,
                     "job finished"
                 );
-                self.seal_log().await;
+                self.close_log().await;
             }
             JobOutcome::Retried => tracing::warn!(
                 reason = ending.reason.as_str(),
@@ -352,9 +351,10 @@ impl Driver {
         }
     }
 
-    async fn seal_log(&self) {
-        if let Err(error) = self.machinery.logs.seal(self.job.id).await {
-            tracing::warn!(%error, "the log stays in its segments until the next start");
+    /// The log is sealed later, when the object store takes it.
+    async fn close_log(&self) {
+        if let Err(error) = self.machinery.logs.close(self.job.id).await {
+            tracing::debug!(%error, "followers learn the end of the log a little later");
         }
     }
 

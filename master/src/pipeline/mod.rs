@@ -8,10 +8,12 @@
 //!
 //! Every loop is level-triggered: it looks at the rows, takes a step, looks again. Starting is just a first look.
 
+pub mod backlog;
 mod collect;
 pub mod disks;
 mod drive;
 pub mod intake;
+mod keep;
 pub mod ledger;
 mod patience;
 pub mod pause;
@@ -23,9 +25,10 @@ mod work;
 
 pub use drive::Machinery;
 
-use crate::model::JobState;
 use crate::placement::Capacity;
+use backlog::SharedBacklog;
 use intake::Intake;
+use keep::Keeper;
 use ledger::Ledger;
 use pause::Pauses;
 use prepare::Preparer;
@@ -41,6 +44,8 @@ const DELIVERIES_ROUND: Duration = Duration::from_secs(120);
 const PREPARATION_ROUND: Duration = Duration::from_secs(3 * 3600);
 /// a sweep waits for libvirt, for minutes where that is slow to end a machine.
 const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
+/// Looking through what waits for the object store is file work, and there may be much of it.
+const RESULTS_ROUND: Duration = Duration::from_secs(15 * 60);
 
 /// The running stages between the events and the outbox.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ pub struct Pipeline {
     pub machinery: Arc<Machinery>,
     pub capacity: Capacity,
     pub pauses: Pauses,
+    pub backlog: SharedBacklog,
 }
 
 impl Pipeline {
@@ -84,39 +90,22 @@ impl Pipeline {
             self.signals.scheduling.clone(),
             pulses.watch("scheduling", SCHEDULING_ROUND),
         ));
-        let sealing = tokio::spawn(seal_finished_logs(
-            self.machinery.clone(),
-            self.ledger.clone(),
+        let keeper = Keeper {
+            store: self.ledger.store.clone(),
+            logs: self.machinery.logs.clone(),
+            artifacts: self.machinery.artifacts.clone(),
+            backlog: self.backlog,
+        };
+        loops.spawn(keeper.run(
+            self.signals.results.clone(),
+            pulses.watch("results", RESULTS_ROUND),
         ));
         let ended = loops.join_next().await;
-        sealing.abort();
         match ended {
             Some(Err(error)) => {
                 anyhow::Error::new(error).context("a loop of the pipeline broke off")
             }
             Some(Ok(())) | None => anyhow::anyhow!("a loop of the pipeline ended"),
-        }
-    }
-}
-
-/// Seals what a master that was stopped between a job's end and its log's left behind.
-async fn seal_finished_logs(machinery: Arc<Machinery>, ledger: Ledger) {
-    let unsealed = match machinery.logs.unsealed().await {
-        Ok(unsealed) => unsealed,
-        Err(error) => {
-            tracing::warn!(%error, "logs in segments cannot be listed");
-            return;
-        }
-    };
-    for id in unsealed {
-        match ledger.store.job(id).await {
-            Ok(Some(job)) if job.state == JobState::Finished => {
-                if let Err(error) = machinery.logs.seal(id).await {
-                    tracing::warn!(job = %id, %error, "log cannot be sealed");
-                }
-            }
-            Ok(Some(_) | None) => {}
-            Err(error) => tracing::warn!(job = %id, %error, "log cannot be sealed"),
         }
     }
 }

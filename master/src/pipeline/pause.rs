@@ -1,13 +1,16 @@
-//! Why no job is placed, though some wait: an operator's drain, or a disk without room.
+//! Why no job is placed, though some wait: an operator's drain, a disk without room, an object store that is away.
 //!
 //! ```text
 //!  row of `drain` ─┐
-//!  statvfs ────────┴─► look ─► none: jobs are placed │ some: jobs wait, and pages and metrics say why
+//!  statvfs ────────┤
+//!  backlog ────────┴─► look ─► none: jobs are placed │ some: jobs wait, and pages and metrics say why
 //! ```
 //!
 //! Only placing pauses. Deliveries are stored and builds prepared all the same, and what runs goes on.
 
+use super::backlog::SharedBacklog;
 use super::disks::{Disks, FileSystem};
+use crate::config::Config;
 use crate::model::{AfterDrain, Drain};
 use crate::store::Store;
 use anyhow::Context;
@@ -24,16 +27,22 @@ pub enum Pause {
         file_system: FileSystem,
         min_free_mib: u64,
     },
+    /// Results wait here for the object store, and there may be no more of them.
+    ResultsWait {
+        mib: u64,
+        pending_mib: u64,
+    },
 }
 
 impl Pause {
     /// Each reason's name, for metrics.
-    pub const NAMES: [&'static str; 2] = ["drain", "disk_full"];
+    pub const NAMES: [&'static str; 3] = ["drain", "disk_full", "results_wait"];
 
     pub fn name(&self) -> &'static str {
         match self {
             Pause::Drain(_) => "drain",
             Pause::DiskFull { .. } => "disk_full",
+            Pause::ResultsWait { .. } => "results_wait",
         }
     }
 
@@ -47,7 +56,8 @@ impl Pause {
                     file_system: other, ..
                 },
             ) => file_system.mount == other.mount,
-            (Pause::Drain(_) | Pause::DiskFull { .. }, _) => false,
+            (Pause::ResultsWait { .. }, Pause::ResultsWait { .. }) => true,
+            (Pause::Drain(_) | Pause::DiskFull { .. } | Pause::ResultsWait { .. }, _) => false,
         }
     }
 }
@@ -73,6 +83,10 @@ impl fmt::Display for Pause {
                 file_system.folder.display(),
                 file_system.free_mib
             ),
+            Pause::ResultsWait { mib, pending_mib } => write!(
+                f,
+                "No job starts while more than {pending_mib} MiB of logs and artefacts wait for the object store: there are {mib} MiB"
+            ),
         }
     }
 }
@@ -82,14 +96,18 @@ impl fmt::Display for Pause {
 pub struct Pauses {
     store: Store,
     pub disks: Disks,
+    pub backlog: SharedBacklog,
+    pending_mib: u64,
     found: Arc<Mutex<Arc<[Pause]>>>,
 }
 
 impl Pauses {
-    pub fn new(store: Store, disks: Disks) -> Pauses {
+    pub fn of(config: &Config, store: Store, backlog: SharedBacklog) -> Pauses {
         Pauses {
             store,
-            disks,
+            disks: Disks::of(config),
+            backlog,
+            pending_mib: config.storage.pending_mib,
             found: Arc::new(Mutex::new(Arc::new([]))),
         }
     }
@@ -109,6 +127,7 @@ impl Pauses {
             file_system,
             min_free_mib,
         }));
+        now.extend(self.backlog.now().pause(self.pending_mib));
         let now: Arc<[Pause]> = now.into();
         let before = std::mem::replace(&mut *self.lock(), Arc::clone(&now));
         tell_change(&before, &now);
@@ -118,6 +137,20 @@ impl Pauses {
     /// What the last look found.
     pub fn now(&self) -> Arc<[Pause]> {
         Arc::clone(&self.lock())
+    }
+
+    /// What a person who looks at any page should know.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices: Vec<String> = self.now().iter().map(ToString::to_string).collect();
+        let backlog = self.backlog.now();
+        if let Some(trouble) = backlog.trouble {
+            notices.push(format!(
+                "Results of {} jobs ({} MiB) wait here for the object store: {trouble}",
+                backlog.jobs,
+                backlog.bytes >> 20
+            ));
+        }
+        notices
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<[Pause]>> {

@@ -15,6 +15,8 @@ pub struct Signals {
     pub scheduling: Arc<Notify>,
     /// The outbox may have something to send.
     pub outbox: Arc<Notify>,
+    /// Jobs may have left something for the object store.
+    pub results: Arc<Notify>,
     pub pulses: Pulses,
 }
 
@@ -24,5 +26,6 @@ impl Signals {
         self.preparation.notify_one();
         self.scheduling.notify_one();
         self.outbox.notify_one();
+        self.results.notify_one();
     }
 }

@@ -3,7 +3,7 @@
 //! SQLite by itself does this inside a commit, each thousand pages: at a brisk pace that is one commit in a hundred that
 //! waits for megabytes to reach the disk instead of for its own few pages.
 
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{SqliteExecutor, SqlitePool};
 use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,10 +26,7 @@ impl Checkpointer {
         options: SqliteConnectOptions,
         writer: SqlitePool,
     ) -> Result<Checkpointer, sqlx::Error> {
-        let own = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await?;
+        let own = super::one_that_writes().connect_with(options).await?;
         let looks = tokio::spawn(run(own.clone(), writer));
         Ok(Checkpointer {
             own,

@@ -184,6 +184,15 @@ impl Store {
         .collect()
     }
 
+    /// Jobs that wait or run.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<i64> =
+            sqlx::query_scalar("SELECT id FROM jobs WHERE state IN ('queued', 'running')")
+                .fetch_all(&self.reader)
+                .await?;
+        Ok(ids.into_iter().map(JobId).collect())
+    }
+
     /// How many jobs there are of each state.
     pub async fn count_jobs(&self) -> Result<Vec<(String, i64)>, StoreError> {
         Ok(

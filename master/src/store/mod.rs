@@ -134,9 +134,7 @@ impl Store {
             path: path.display().to_string(),
             source,
         };
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .after_connect(|connection, _| Box::pin(insist_on_writing(connection)))
+        let writer = one_that_writes()
             .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
             .connect_with(options.clone())
             .await
@@ -224,6 +222,12 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+}
+
+fn one_that_writes() -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(1)
+        .after_connect(|connection, _| Box::pin(insist_on_writing(connection)))
 }
 
 /// Refuses a connection that can only read. SQLite opens a file that way when it cannot be written at that moment, and

@@ -57,14 +57,15 @@ pub struct ArtifactRow {
 }
 
 impl Store {
-    /// Records a sealed log, in the place of an older record.
-    pub async fn record_log(&self, row: &LogRow) -> Result<(), StoreError> {
+    /// Records the sealed log of a job that has ended, in the place of an older record. False when the job runs again.
+    pub async fn record_log(&self, row: &LogRow) -> Result<bool, StoreError> {
         let sealed = serde_json::to_string(&row.sealed).map_err(|source| StoreError::Json {
             what: "a sealed log",
             source,
         })?;
-        sqlx::query(
-            "INSERT INTO logs (job, length, omitted_from, omitted_to, sealed) VALUES ($1, $2, $3, $4, $5) \
+        let done = sqlx::query(
+            "INSERT INTO logs (job, length, omitted_from, omitted_to, sealed) \
+             SELECT id, $2, $3, $4, $5 FROM jobs WHERE id = $1 AND state = 'finished' \
              ON CONFLICT (job) DO UPDATE SET length = excluded.length, omitted_from = excluded.omitted_from, \
              omitted_to = excluded.omitted_to, sealed = excluded.sealed",
         )
@@ -75,7 +76,7 @@ impl Store {
         .bind(sealed)
         .execute(&self.writer)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
     /// The record of a job's sealed log; none while it grows.
@@ -219,6 +220,22 @@ impl Store {
         .unwrap();
         JobId(job.last_insert_rowid())
     }
+
+    /// The same, of one that has ended.
+    pub(crate) async fn insert_ended_job(&self) -> JobId {
+        let job = self.insert_bare_job().await;
+        self.set_bare_job_state(job, "finished").await;
+        job
+    }
+
+    pub(crate) async fn set_bare_job_state(&self, job: JobId, state: &str) {
+        sqlx::query("UPDATE jobs SET state = ? WHERE id = ?")
+            .bind(state)
+            .bind(job.0)
+            .execute(&self.writer)
+            .await
+            .unwrap();
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +246,7 @@ mod tests {
     async fn what_is_recorded_reads_back_and_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state.db")).await.unwrap();
-        let job = store.insert_bare_job().await;
+        let job = store.insert_ended_job().await;
 
         assert_eq!(store.tests(job).await.unwrap(), None);
         let counts = TestCounts {

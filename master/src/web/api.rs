@@ -40,7 +40,7 @@ pub(super) async fn health(State(app): State<App>, visitor: Visitor) -> Result<R
     let status = match pauses.first() {
         None => "ok",
         Some(Pause::Drain(_)) => "draining",
-        Some(Pause::DiskFull { .. }) => "paused",
+        Some(Pause::DiskFull { .. } | Pause::ResultsWait { .. }) => "paused",
     };
     let why: Vec<String> = pauses.iter().map(ToString::to_string).collect();
     Ok(told(status, why).into_response())
@@ -124,8 +124,8 @@ pub(super) async fn artifact(
         .ok_or_else(|| ApiError::not_found(format!("artefact `{path}` of {id}")))?;
     let slot = app.stream_slot(asker)?;
     let fetched = app
-        .objects
-        .get(&artifact.object)
+        .artifacts
+        .read(id, &artifact)
         .await
         .map_err(ApiError::internal)?;
     let headers = [

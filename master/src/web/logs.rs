@@ -28,6 +28,8 @@ pub const LOG_LENGTH: &str = "vivarium-log-length";
 const CHUNK: usize = 256 * 1024;
 /// Content of one event, before base64.
 const EVENT: usize = 48 * 1024;
+/// How often is looked whether a job has ended whose log does not grow.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Proxies close connections that are silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -159,7 +161,7 @@ pub(super) async fn stream(
         .get("last-event-id")
         .and_then(|value| value.to_str().ok()?.parse().ok());
     let from = last_event.unwrap_or(query.from);
-    let events = Sse::new(slot.held_by(follow(app.logs.clone(), id, from)))
+    let events = Sse::new(slot.held_by(follow(app, id, from)))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     Ok(events.into_response())
 }
@@ -169,10 +171,13 @@ enum At {
     End,
 }
 
-fn follow(logs: Logs, id: JobId, from: u64) -> impl Stream<Item = Result<Event, Infallible>> {
+fn follow(app: App, id: JobId, from: u64) -> impl Stream<Item = Result<Event, Infallible>> {
     futures::stream::unfold(At::Offset(from), move |at| {
-        let logs = logs.clone();
+        let app = app.clone();
         async move {
+            let logs = &app.logs;
+            // Known before the last look at the log, so that nothing came after it.
+            let mut has_ended = false;
             let At::Offset(mut at) = at else {
                 return None;
             };
@@ -191,14 +196,22 @@ fn follow(logs: Logs, id: JobId, from: u64) -> impl Stream<Item = Result<Event, 
                         .data(STANDARD.encode(&chunk.bytes));
                     return Some((Ok(event), At::Offset(chunk.next)));
                 }
-                if chunk.complete {
+                if chunk.complete || has_ended {
                     let end = Event::default().event("end").id(at.to_string()).data("end");
                     return Some((Ok(end), At::End));
                 }
                 at = at.max(chunk.next);
-                if let Err(error) = logs.wait_beyond(id, at).await {
-                    tracing::warn!(job = %id, %error, "log cannot be followed");
-                    return None;
+                // The log of a job that has ended may wait for its sealing, and nobody may be there to tell.
+                has_ended = is_complete(&app, id).await.unwrap_or(false);
+                if has_ended {
+                    continue;
+                }
+                match tokio::time::timeout(LOOK_INTERVAL, logs.wait_beyond(id, at)).await {
+                    Ok(Ok(_)) | Err(_) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(job = %id, %error, "log cannot be followed");
+                        return None;
+                    }
                 }
             }
         }

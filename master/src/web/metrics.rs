@@ -90,6 +90,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
             })
             .collect(),
     );
+    let results = app.pauses.backlog.now();
     let backlog = store.status_backlog().await?;
     let mut single = |name: &str, help: &str, value: i64| {
         let gauge = Gauge::<i64>::default();
@@ -105,6 +106,23 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         "statuses_oldest_unsent_seconds",
         "Age of the oldest of them",
         backlog.oldest.map_or(0, |oldest| {
+            Timestamp::now().duration_since(oldest).as_secs()
+        }),
+    );
+    single(
+        "results_waiting_jobs",
+        "Ended jobs whose log or artefacts are not in the object store yet",
+        i64::try_from(results.jobs).unwrap_or(i64::MAX),
+    );
+    single(
+        "results_waiting_bytes",
+        "Bytes of these logs and artefacts",
+        i64::try_from(results.bytes).unwrap_or(i64::MAX),
+    );
+    single(
+        "results_oldest_waiting_seconds",
+        "Time since the first of these jobs ended",
+        results.oldest.map_or(0, |oldest| {
             Timestamp::now().duration_since(oldest).as_secs()
         }),
     );

@@ -36,8 +36,8 @@ use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::pause::Pauses;
 use crate::pulse::Pulses;
+use crate::result::artifacts::Artifacts;
 use crate::result::log::Logs;
-use crate::result::objects::Objects;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::StatusCode;
@@ -55,7 +55,7 @@ pub struct App {
     pub ledger: Ledger,
     pub intake: Intake,
     pub logs: Logs,
-    pub objects: Objects,
+    pub artifacts: Artifacts,
     pub platforms: Platforms,
     pub access: Access,
     pub bounds: Bounds,

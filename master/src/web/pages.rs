@@ -82,7 +82,7 @@ impl FromRequestParts<App> for Page {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         let Ok(visitor) = Visitor::from_request_parts(parts, app).await;
         let notices = match app.access.lets_read(&visitor) {
-            true => app.pauses.now().iter().map(ToString::to_string).collect(),
+            true => app.pauses.notices(),
             false => Vec::new(),
         };
         Ok(match visitor {

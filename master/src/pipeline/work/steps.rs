@@ -251,7 +251,15 @@ impl Work<'_> {
                 }
                 Some(result) = next_of(&mut syncing) => {
                     syncing = None;
-                    synced = self.log.synced(&result.map_err(log_error)?);
+                    let result = match result {
+                        // Until there is room the guest keeps what it is not told of.
+                        Err(error) if error.is_disk_full() => {
+                            synced_at = Instant::now();
+                            continue;
+                        }
+                        result => result.map_err(log_error)?,
+                    };
+                    synced = self.log.synced(&result);
                     synced_at = Instant::now();
                     let until = synced.saturating_sub(running.log_offset + self.driver.mask.overlap());
                     self.agent

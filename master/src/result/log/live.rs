@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 const CAP_FILE: &str = "cap";
 /// How long the next writer waits for a write of the one before, which was cancelled but still runs in its thread.
@@ -39,6 +39,8 @@ pub(super) struct Live {
     progress: watch::Sender<Progress>,
     /// Held by whoever may change the files: the writer, the sealing, the removal.
     lease: Arc<tokio::sync::Mutex<()>>,
+    /// Told to whoever seals when the job runs again.
+    pub(super) give_way: Notify,
     /// A [`super::LogWriter`] exists.
     writer: AtomicBool,
     /// The record in the database is there: read the object, not the files.
@@ -64,6 +66,7 @@ impl Live {
                 complete: false,
             }),
             lease: Arc::default(),
+            give_way: Notify::new(),
             writer: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
         })
@@ -117,6 +120,14 @@ impl Live {
             return Err(LogError::Busy { job: self.job });
         }
         self.lease().await
+    }
+
+    /// The same; a sealing under way gives it up.
+    pub(super) async fn lease_from_sealing(&self) -> Result<Lease, LogError> {
+        if self.lease.try_lock().is_err() {
+            self.give_way.notify_one();
+        }
+        self.lease_without_writer().await
     }
 
     pub(super) async fn lease(&self) -> Result<Lease, LogError> {
@@ -190,6 +201,15 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Bytes of all segments in a folder. Blocking.
+pub(super) fn bytes_in(folder: &Path) -> io::Result<u64> {
+    let segments = list(folder)?;
+    Ok(segments
+        .iter()
+        .map(|segment| segment.to - segment.from)
+        .sum())
 }
 
 fn read_cap(folder: &Path) -> io::Result<Option<u64>> {

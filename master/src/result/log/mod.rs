@@ -97,6 +97,8 @@ pub enum LogError {
     Busy { job: JobId },
     #[error("the log of {job} is complete: nothing can be added")]
     Complete { job: JobId },
+    #[error("the log of {job} is not sealed, because the job runs again")]
+    Overtaken { job: JobId },
     #[error("a write to the log of {job} was abandoned: open the writer again")]
     Abandoned { job: JobId },
     #[error("the sealed log of {job} is damaged: {reason}")]
@@ -114,7 +116,7 @@ pub enum LogError {
 
 impl LogError {
     /// Whether there was no room for it: there may be later.
-    fn is_disk_full(&self) -> bool {
+    pub fn is_disk_full(&self) -> bool {
         let LogError::Io { source, .. } = self else {
             return false;
         };
@@ -247,21 +249,49 @@ impl Logs {
         blocking(move || list_folders(&dir)).await?
     }
 
-    /// Removes all of the job's log, sealed or not.
+    /// Bytes of the job's log that are in files here.
+    pub async fn waiting_bytes(&self, job: JobId) -> Result<u64, LogError> {
+        let folder = self.folder(job);
+        blocking(move || {
+            live::bytes_in(&folder).map_err(|e| LogError::io("look at", job, &folder, e))
+        })
+        .await?
+    }
+
+    /// No more comes: readers that follow learn it. Sealing is for later.
+    pub async fn close(&self, job: JobId) -> Result<(), LogError> {
+        if let Whereabouts::Live(live) = self.find(job).await? {
+            live.tell_complete();
+        }
+        Ok(())
+    }
+
+    /// Forgets the job's log, sealed or not, because the job runs again. An object is left: the new log's will take its
+    /// place, and the store need not be there for this.
+    pub async fn begin_anew(&self, job: JobId) -> Result<(), LogError> {
+        self.forget_all(job).await
+    }
+
+    /// Removes all of the log of a job that has ended, sealed or not.
     pub async fn remove(&self, job: JobId) -> Result<(), LogError> {
+        // The object first: without its record nobody would find it again. One may be there before its record is.
+        let deleted = self.shared.objects.delete(&seal::key(job)).await;
+        deleted.map_err(|source| LogError::Object { job, source })?;
+        self.forget_all(job).await
+    }
+
+    async fn forget_all(&self, job: JobId) -> Result<(), LogError> {
         let live = match self.find(job).await? {
             Whereabouts::Live(live) => Some(live),
             Whereabouts::Sealed(_) => None,
         };
         let _lease = match &live {
-            Some(live) => Some(live.lease_without_writer().await?),
+            Some(live) => Some(live.lease_from_sealing().await?),
             None => None,
         };
-        // The object first: without its record nobody would find it again. One may be there before its record is.
-        let deleted = self.shared.objects.delete(&seal::key(job)).await;
-        deleted.map_err(|source| LogError::Object { job, source })?;
-        self.remove_segments(job).await?;
+        // The record first: with it and without files the log would seem to be as it was.
         self.forget(job).await?;
+        self.remove_segments(job).await?;
         if let Some(live) = live {
             live.tell_complete();
         }

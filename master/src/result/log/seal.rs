@@ -25,8 +25,9 @@ const FRAME_BYTES: usize = 1 << 20;
 const LEVEL: i32 = 3;
 
 impl Logs {
-    /// The log is complete: compresses it into the object store, records that, and removes its files. Repeating it is
-    /// safe, and is what to do after a crash. Refused while a writer is open. A job without output is sealed empty.
+    /// The job has ended: compresses its log into the object store, records that, and removes the files. Repeating it is
+    /// safe, and is what to do after a crash. Refused while a writer is open, or where the job has not ended. A job
+    /// without output is sealed empty.
     pub async fn seal(&self, job: JobId) -> Result<(), LogError> {
         let live = match self.find(job).await? {
             Whereabouts::Sealed(_) => return self.remove_segments(job).await,
@@ -34,8 +35,11 @@ impl Logs {
         };
         let _lease = live.lease_without_writer().await?;
         if !live.is_sealed() {
-            live.tell_complete();
-            let row = self.upload_log(&live).await?;
+            let row = tokio::select! {
+                biased;
+                () = live.give_way.notified() => return Err(LogError::Overtaken { job }),
+                row = self.upload_log(&live) => row?,
+            };
             crate::crash::point("log_uploaded");
             self.record_sealed(&live, row).await?;
             crate::crash::point("log_recorded");
@@ -83,6 +87,10 @@ impl Logs {
             sealed.frames = sealing.frames;
             sealing.upload.finish().await.map_err(error)?;
             sealed.object = Some(key);
+        } else {
+            // An earlier run of the job may have left one.
+            let deleted = self.shared.objects.delete(&key(job)).await;
+            deleted.map_err(|source| LogError::Object { job, source })?;
         }
         Ok(LogRow {
             job,
@@ -97,9 +105,12 @@ impl Logs {
     pub(super) async fn record_sealed(&self, live: &Live, row: LogRow) -> Result<(), LogError> {
         let job = row.job;
         let recorded = self.shared.store.record_log(&row).await;
-        recorded.map_err(|source| LogError::Store { job, source })?;
+        if !recorded.map_err(|source| LogError::Store { job, source })? {
+            return Err(LogError::Overtaken { job });
+        }
         self.shared.frames.remember(row);
         live.set_sealed();
+        live.tell_complete();
         Ok(())
     }
 

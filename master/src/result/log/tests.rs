@@ -22,7 +22,7 @@ impl Fixture {
     async fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state.db")).await.unwrap();
-        let job = store.insert_bare_job().await;
+        let job = store.insert_ended_job().await;
         let place = dir.path().join("objects").display().to_string();
         let objects = Objects::open(&place, &BTreeMap::new()).unwrap();
         Fixture {
@@ -83,7 +83,7 @@ async fn a_log_within_its_cap_is_kept_to_the_byte() {
     let fixture = Fixture::new().await;
     for seed in 0..4 {
         let mut random = StdRng::seed_from_u64(seed);
-        let job = fixture.store.insert_bare_job().await;
+        let job = fixture.store.insert_ended_job().await;
         let logs = fixture.logs(1 << 18);
         let mut written: Vec<u8> = Vec::new();
         let mut writer = logs.writer(job).await.unwrap();

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Objects {
     inner: Arc<dyn ObjectStore>,
+    /// The same, where it is a folder.
+    folder: Option<LocalFileSystem>,
     /// The place as a person reads it: the URL without anything secret.
     place: Arc<str>,
 }
@@ -62,6 +65,11 @@ pub enum ObjectError {
         key: String,
         place: String,
         source: Box<object_store::Error>,
+    },
+    #[error("cannot read {path}, which waits for the object store: {source}")]
+    Waiting {
+        path: String,
+        source: std::io::Error,
     },
     #[error("the object store {place} does not keep what it is given: {reason}")]
     Unsound { place: String, reason: String },
@@ -108,14 +116,18 @@ impl Objects {
     /// before the environment's (`AWS_…`, `GOOGLE_…`, `AZURE_…`). An unknown option is refused. Nothing is asked of
     /// the store yet; [`Objects::check`] does.
     pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Objects, ObjectError> {
-        let (inner, place) = open::open(url, options)?;
-        Ok(Objects::over(inner, &place))
+        let opened = open::open(url, options)?;
+        Ok(Objects {
+            folder: opened.folder,
+            ..Objects::over(opened.store, &opened.place)
+        })
     }
 
     /// Over a store that is open already.
     pub(crate) fn over(inner: Arc<dyn ObjectStore>, place: &str) -> Objects {
         Objects {
             inner,
+            folder: None,
             place: place.into(),
         }
     }
@@ -133,7 +145,26 @@ impl Objects {
     /// Begins an object that is written piece by piece. It becomes visible when finished, and only whole.
     pub fn upload(&self, key: &str) -> Result<Upload, ObjectError> {
         let path = self.path(key)?;
+        self.remove_unfinished(&path);
         Ok(Upload::begin(self.clone(), key.to_string(), path))
+    }
+
+    /// Removes what a process that was killed in an upload of this object left beside it in a folder. An object is
+    /// uploaded by one at a time.
+    fn remove_unfinished(&self, path: &Path) {
+        let file = self
+            .folder
+            .as_ref()
+            .map(|folder| folder.path_to_filesystem(path));
+        let Some(Ok(file)) = file else { return };
+        // The names that `LocalFileSystem` gives, in the order in which it tries them.
+        for number in 1.. {
+            let mut unfinished = file.clone().into_os_string();
+            unfinished.push(format!("#{number}"));
+            if std::fs::remove_file(unfinished).is_err() {
+                return;
+            }
+        }
     }
 
     /// The object as a stream, with its size.

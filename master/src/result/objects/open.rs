@@ -21,12 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// A request is repeated this often; with the pauses between, an outage of about a minute is sat out.
-const MAX_RETRIES: usize = 8;
-/// Nothing is repeated after this time: the session's own deadlines wait behind it.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(90);
+/// A request is repeated this often: a hiccup is sat out. Results wait for the end of an outage by other means, and a
+/// reader wants to be told.
+const MAX_RETRIES: usize = 3;
+/// Nothing is repeated after this time.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Opened = (Arc<dyn ObjectStore>, String);
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) folder: Option<LocalFileSystem>,
+    pub(super) place: String,
+}
 
 pub(super) fn open(
     address: &str,
@@ -90,7 +95,11 @@ pub(super) fn open(
         "" => store,
         _ => Arc::new(PrefixStore::new(store, prefix)),
     };
-    Ok((store, place))
+    Ok(Opened {
+        store,
+        folder: None,
+        place,
+    })
 }
 
 fn open_folder(
@@ -117,15 +126,21 @@ fn open_folder(
             source: Box::new(source),
         })?
         // A sealed log's segments are removed once its object is stored: it must outlive a power cut.
-        .with_fsync(true);
-    Ok((Arc::new(store), path.display().to_string()))
+        .with_fsync(true)
+        // Of a set that was removed no folders stay.
+        .with_automatic_cleanup(true);
+    Ok(Opened {
+        store: Arc::new(store.clone()),
+        folder: Some(store),
+        place: path.display().to_string(),
+    })
 }
 
 fn retry() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),
-            max_backoff: Duration::from_secs(15),
+            max_backoff: Duration::from_secs(5),
             base: 2.0,
         },
         max_retries: MAX_RETRIES,

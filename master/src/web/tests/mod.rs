@@ -9,8 +9,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::webhook::Secrets;
 use crate::model::JobId;
-use crate::pipeline::disks::Disks;
+use crate::pipeline::backlog::SharedBacklog;
 use crate::pipeline::signals::Signals;
+use crate::result::objects::Objects;
 use crate::source::Sources;
 use crate::store::Store;
 use crate::store::results::ArtifactRow;
@@ -88,7 +89,8 @@ impl Site {
         let passed = Arc::new(AtomicI64::new(0));
         let hours = passed.clone();
         let clock = Clock::of(move || Timestamp::now() + hours.load(Ordering::SeqCst).hours());
-        let pauses = Pauses::new(store.clone(), Disks::of(&config));
+        let pauses = Pauses::of(&config, store.clone(), SharedBacklog::default());
+        let artifacts = Artifacts::open(path("artifacts"), store.clone(), objects.clone()).unwrap();
         let ledger = Ledger::new(
             store.clone(),
             signals.clone(),
@@ -106,7 +108,7 @@ impl Site {
                 config,
             },
             logs: logs.clone(),
-            objects: objects.clone(),
+            artifacts,
             platforms: Platforms::load(path("platforms")),
             access: access.await.unwrap(),
             bounds: Bounds::new(&server),

@@ -137,3 +137,66 @@ async fn times_tell_when_an_offset_came_before_and_after_sealing() {
     logs.seal(job).await.unwrap();
     assert_eq!(logs.times(job).await.unwrap(), times);
 }
+
+/// A rerun needs nothing of the object store.
+#[tokio::test]
+async fn a_log_begins_anew_while_the_store_is_away() {
+    let fixture = Fixture::new().await;
+    let (logs, job) = (fixture.logs(DEFAULT_CAP_BYTES), fixture.job);
+    let append = async |text: &[u8]| {
+        let mut writer = logs.writer(job).await.unwrap();
+        writer.append(text).await.unwrap();
+    };
+    append(b"first run").await;
+    logs.seal(job).await.unwrap();
+    let objects = fixture.dir.path().join("objects");
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(&objects, &away).unwrap();
+    std::fs::write(&objects, "no folder").unwrap();
+    logs.begin_anew(job).await.unwrap();
+    append(b"second").await;
+    assert!(matches!(logs.seal(job).await, Err(LogError::Object { .. })));
+    // It waits, and can be read.
+    assert_eq!(logs.unsealed().await.unwrap(), [job]);
+    assert_eq!(logs.waiting_bytes(job).await.unwrap(), 6);
+    assert_eq!(read_all(&logs, job, 0, 100).await.0, b"second");
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(&away, &objects).unwrap();
+    logs.seal(job).await.unwrap();
+    assert_eq!(read_all(&logs, job, 0, 100).await.0, b"second");
+    assert_eq!(logs.unsealed().await.unwrap(), []);
+}
+
+/// The job was taken up again between the look at it and the sealing of its log.
+#[tokio::test]
+async fn the_log_of_a_job_that_runs_again_is_not_sealed() {
+    let fixture = Fixture::new().await;
+    let (logs, job) = (fixture.logs(DEFAULT_CAP_BYTES), fixture.job);
+    fixture.store.set_bare_job_state(job, "running").await;
+    assert!(matches!(
+        logs.seal(job).await,
+        Err(LogError::Overtaken { .. })
+    ));
+    let mut writer = logs.writer(job).await.unwrap();
+    writer.append(b"goes on").await.unwrap();
+    assert_eq!(read_all(&logs, job, 0, 100).await.0, b"goes on");
+}
+
+#[tokio::test]
+async fn followers_learn_the_end_before_the_log_is_sealed() {
+    let fixture = Fixture::new().await;
+    let (logs, job) = (fixture.logs(DEFAULT_CAP_BYTES), fixture.job);
+    let mut writer = logs.writer(job).await.unwrap();
+    writer.append(b"all").await.unwrap();
+    let follower = tokio::spawn({
+        let logs = logs.clone();
+        async move { logs.wait_beyond(job, 3).await.unwrap() }
+    });
+    drop(writer);
+    while !follower.is_finished() {
+        logs.close(job).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let progress = follower.await.unwrap();
+    assert_eq!((progress.length, progress.complete), (3, true));
+}
