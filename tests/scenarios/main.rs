@@ -24,6 +24,7 @@ mod stopping;
 mod storage_faults;
 mod suites;
 mod timeouts;
+mod visitors;
 mod webhooks;
 
 use tests::machine::guests_run_here;

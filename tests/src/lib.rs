@@ -21,12 +21,17 @@ use sha2::{Digest, Sha256};
 
 /// A client for loopback addresses: no proxy, no redirects, no connection kept for the next request.
 pub fn http_client() -> reqwest::Client {
+    http_client_builder()
+        .build()
+        .unwrap_or_else(|error| panic!("cannot make an HTTP client: {error}"))
+}
+
+/// What [`http_client`] is made of.
+pub fn http_client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
-        .build()
-        .unwrap_or_else(|error| panic!("cannot make an HTTP client: {error}"))
 }
 
 /// Where `needle` begins in `bytes`.

@@ -1,6 +1,6 @@
 //! What a master is started with, and the configuration file made of it.
 
-use super::{Master, binary, free_port};
+use super::{Authority, Master, binary, free_port};
 use crate::github::GitHub;
 use crate::machine;
 use anyhow::{Context, Result};
@@ -55,6 +55,7 @@ pub struct MasterBuilder {
     environment: Vec<(String, String)>,
     hypervisor: Option<String>,
     parent: Option<PathBuf>,
+    authority: Option<Authority>,
 }
 
 impl MasterBuilder {
@@ -126,8 +127,14 @@ impl MasterBuilder {
         self
     }
 
+    /// Serves HTTPS with a certificate by this authority, which the command line believes too.
+    pub fn https(mut self, authority: Authority) -> MasterBuilder {
+        self.authority = Some(authority);
+        self
+    }
+
     /// Writes the configuration and starts the program; returns once it answers.
-    pub async fn start(self) -> Result<Master> {
+    pub async fn start(mut self) -> Result<Master> {
         let folder = tempfile::Builder::new()
             .prefix("vivarium-test-")
             .tempdir_in(self.parent.clone().unwrap_or_else(std::env::temp_dir))
@@ -135,6 +142,15 @@ impl MasterBuilder {
         // QEMU runs as a user of its own and must be able to reach its disks.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let port = free_port()?;
+        if let Some(authority) = &self.authority {
+            let files = authority.certify(folder.path())?;
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            self = self
+                .set("server.tls", "certificate_file", text(&files.certificate))
+                .set("server.tls", "key_file", text(&files.key))
+                .set("server", "public_url", format!("https://127.0.0.1:{port}"))
+                .environment("SSL_CERT_FILE", &text(&files.authority));
+        }
         self.write_config(folder.path(), port)?;
         let mut master = Master {
             binary: binary()?,
@@ -144,6 +160,7 @@ impl MasterBuilder {
             hypervisor: self.hypervisor.unwrap_or_else(machine::hypervisor_uri),
             environment: self.environment,
             dies_at: None,
+            authority: self.authority,
             child: None,
         };
         master.start().await?;

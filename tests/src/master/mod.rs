@@ -8,10 +8,12 @@
 //!
 //! The program is `$VIVARIUM_BIN`, or `vivarium` in the folder of the build that the test belongs to.
 
+mod authority;
 mod builder;
 mod events;
 mod views;
 
+pub use authority::Authority;
 pub use builder::{MasterBuilder, RepositoryEntry};
 pub use events::{LogEvent, LogFrom};
 pub use views::{
@@ -52,6 +54,8 @@ pub struct Master {
     environment: Vec<(String, String)>,
     /// The moment at which the next start ends, as the master is told of it.
     dies_at: Option<String>,
+    /// It serves HTTPS with a certificate of this authority.
+    authority: Option<Authority>,
     child: Option<Child>,
 }
 
@@ -104,7 +108,7 @@ impl Master {
     }
 
     pub async fn wait_until_it_answers(&mut self) -> Result<()> {
-        let client = crate::http_client();
+        let client = self.http_client()?;
         let health = self.url("/healthz");
         let started = async {
             loop {
@@ -203,6 +207,7 @@ impl Master {
             .args(["--url", &self.url("/")])
             .arg("--token-file")
             .arg(self.data_dir().join("api-token"))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let said = arguments.join(" ");
@@ -309,7 +314,26 @@ impl Master {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        let scheme = self.authority.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// A client that believes the master's authority, and no other.
+    fn http_client(&self) -> Result<reqwest::Client> {
+        let builder = crate::http_client_builder();
+        let builder = match &self.authority {
+            None => builder,
+            Some(authority) => builder.tls_certs_only([authority.for_clients()?]),
+        };
+        Ok(builder.build()?)
+    }
+
+    /// Memory of the master that is not swapped out, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        Ok(number.context("no VmRSS")?.parse()?)
     }
 
     /// The address to give to GitHub.
@@ -342,7 +366,7 @@ impl Master {
     }
 
     async fn answer(&self, path: &str) -> Result<reqwest::Response> {
-        let response = crate::http_client().get(self.url(path)).send().await?;
+        let response = self.http_client()?.get(self.url(path)).send().await?;
         let status = response.status();
         if !status.is_success() {
             bail!("GET {path}: {status}: {}", response.text().await?);
@@ -365,7 +389,8 @@ impl Master {
 
     /// POST with the token; the status and the body of the answer.
     pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<(u16, String)> {
-        let response = crate::http_client()
+        let response = self
+            .http_client()?
             .post(self.url(path))
             .bearer_auth(self.api_token()?)
             .header("Content-Type", "application/json")
