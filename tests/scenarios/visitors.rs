@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tests::http_client_builder;
 use tests::master::{Authority, Master};
@@ -74,6 +75,27 @@ async fn a_private_master_lets_those_in_who_have_a_token() -> Result<()> {
     assert_eq!(status("/metrics", token).await?, 200);
     master.command(&["token", "revoke", "prometheus"]).await?;
     assert_eq!(status("/metrics", token).await?, 401);
+    master.stop().await?;
+    Ok(())
+}
+
+/// A guest that broke out into QEMU's user would look around with that user's rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_master_writes_is_for_its_own_user() -> Result<()> {
+    let mut master = Master::builder().start().await?;
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(master.data_dir())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let others = entry.metadata()?.permissions().mode() & 0o077;
+        // That user passes through to the folder of its VM.
+        let allowed = if name == "vms" { 0o011 } else { 0 };
+        assert_eq!(others, allowed, "{name}");
+        seen.push(name);
+    }
+    for name in ["vivarium.sqlite", "api-token", "logs"] {
+        assert!(seen.iter().any(|seen| seen == name), "{name} in {seen:?}");
+    }
     master.stop().await?;
     Ok(())
 }

@@ -32,9 +32,11 @@ use crate::vm::{Acceleration, Machines, VmConfig, VmError};
 use crate::web::{self, Access, App, Bounds, Server, Tls};
 use anyhow::Context;
 use lock::DataLock;
+use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +107,7 @@ impl Master {
     pub(super) async fn open(config: Config) -> anyhow::Result<Master> {
         let config = Arc::new(config);
         let data = &config.data_dir;
-        std::fs::create_dir_all(data)
+        make_data_folder(data)
             .with_context(|| format!("cannot make the data folder {}", data.display()))?;
         let lock = DataLock::take(data).await?;
         let listener = TcpListener::bind(config.server.listen)
@@ -340,6 +342,18 @@ async fn open_machines(config: VmConfig) -> Result<Machines, VmError> {
             result => return result,
         }
     }
+}
+
+/// Makes the folder if it is not there. What is written from then on is for the master's user alone, so that a guest that
+/// broke out into QEMU's user finds no other project's source or log; the folders of VMs are opened for that user.
+fn make_data_folder(data: &Path) -> std::io::Result<()> {
+    const PASSED_THROUGH: u32 = 0o711;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(PASSED_THROUGH)
+        .create(data)?;
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    Ok(())
 }
 
 /// How the configuration wants libvirt, with this master's own mark.

@@ -26,5 +26,5 @@ pub use platform::parse_platform;
 pub use platforms::{Platforms, RefusedPlatform};
 pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};
 pub use secrets::{SecretConfig, SecretError, may_have_secrets};
-pub use server::{Network, ServerConfig, ServerLimits, TlsConfig};
+pub use server::{AddressRange, ServerConfig, ServerLimits, TlsConfig};
 pub(crate) use watched::{Reread, Watched};

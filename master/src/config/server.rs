@@ -24,7 +24,7 @@ pub struct ServerConfig {
     pub api_token_file: Option<PathBuf>,
     /// Addresses and networks of proxies, whose `X-Forwarded-For` is believed: limits for an address then count for the
     /// client's. Default none.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<AddressRange>,
     /// Serve HTTPS instead of HTTP.
     pub tls: Option<TlsConfig>,
     pub limits: ServerLimits,
@@ -60,21 +60,21 @@ pub struct ServerLimits {
 /// One address or a network, as `10.0.0.1` or `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Network(IpNet);
+pub struct AddressRange(IpNet);
 
-impl Network {
+impl AddressRange {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 }
 
-impl TryFrom<String> for Network {
+impl TryFrom<String> for AddressRange {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         let address = text.parse::<IpAddr>().map(IpNet::from);
         let network = address.or_else(|_| text.parse::<IpNet>());
-        network.map(Network).map_err(|_| {
+        network.map(AddressRange).map_err(|_| {
             format!("`{text}` is no address: expected one like `10.0.0.1` or `10.0.0.0/8`")
         })
     }

@@ -1,6 +1,6 @@
 //! For whom a request or a connection counts where there are limits for one address.
 
-use crate::config::Network;
+use crate::config::AddressRange;
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
@@ -23,10 +23,10 @@ pub(super) enum Asker {
 
 /// The proxies that are believed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Proxies(Arc<[Network]>);
+pub(super) struct Proxies(Arc<[AddressRange]>);
 
 impl Proxies {
-    pub(super) fn new(networks: &[Network]) -> Proxies {
+    pub(super) fn new(networks: &[AddressRange]) -> Proxies {
         Proxies(networks.into())
     }
 
@@ -117,9 +117,9 @@ mod tests {
     use super::*;
 
     fn asker(trusted: &[&str], peer: &str, lines: &[&'static str]) -> Asker {
-        let networks: Vec<Network> = trusted
+        let networks: Vec<AddressRange> = trusted
             .iter()
-            .map(|text| Network::try_from((*text).to_owned()).unwrap())
+            .map(|text| AddressRange::try_from((*text).to_owned()).unwrap())
             .collect();
         let headers = lines
             .iter()

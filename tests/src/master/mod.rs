@@ -432,7 +432,9 @@ impl Master {
 
     /// A job's log as a browser reads it, from an offset until its end.
     pub async fn follow_log(&self, job: i64, from: LogFrom) -> Result<Vec<LogEvent>> {
-        let request = crate::http_client().get(self.url(&format!("/api/jobs/{job}/log/stream")));
+        let request = self
+            .http_client()?
+            .get(self.url(&format!("/api/jobs/{job}/log/stream")));
         let request = match from {
             LogFrom::Offset(offset) => request.query(&[("from", offset)]),
             LogFrom::AfterEvent(id) => request.header("Last-Event-ID", id),
