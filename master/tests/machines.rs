@@ -11,7 +11,7 @@ use vivarium::model::{
     Architecture, AttemptId, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily,
     Platform, PlatformKind, SshSpec,
 };
-use vivarium::vm::{Acceleration, Machines, VmConfig, VmError};
+use vivarium::vm::{Acceleration, Machines, QemuUser, VmConfig, VmError};
 
 /// What the guest's SSH server prints once it listens.
 const READY: &str = "Not backgrounding";
@@ -465,4 +465,82 @@ async fn the_host_tells_its_size() {
         master.machines.accelerator(),
         master.machines.accelerator_why()
     );
+}
+
+/// The value of a line of the process's status.
+fn status_of(pid: i32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let lines = status.lines();
+    let values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let mut words = values.filter_map(|value| value.split_whitespace().next());
+    words.next().map(str::to_owned)
+}
+
+/// The number in the innermost of the process's cgroups that has this file with a number in it.
+fn bound_of(pid: i32, controller: &str, file: [&str; 2]) -> Option<u64> {
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let (folder, file) = match controllers {
+            "" => (PathBuf::from("/sys/fs/cgroup"), file[1]),
+            names if names.split(',').any(|name| name == controller) => {
+                (Path::new("/sys/fs/cgroup").join(names), file[0])
+            }
+            _ => return None,
+        };
+        folder.join(path).ancestors().find_map(|folder| {
+            let text = std::fs::read_to_string(folder.join(file)).ok()?;
+            text.split_whitespace().next()?.parse().ok()
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qemu_is_confined_as_far_as_the_host_can() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    master.machines.start(ONE, &tiny()).await.expect("started");
+    let qemu = master.qemu(ONE).expect("a QEMU");
+    let sandbox = std::process::Command::new("qemu-system-x86_64")
+        .args(["-sandbox", "on", "-version"])
+        .output()
+        .expect("it runs");
+    if sandbox.status.success() {
+        // 2: system calls pass a filter.
+        assert_eq!(status_of(qemu, "Seccomp").as_deref(), Some("2"));
+    } else {
+        eprintln!("skipped: this QEMU has no sandbox");
+    }
+    let user = status_of(qemu, "Uid");
+    let ours = nix::unistd::geteuid().to_string();
+    match master.machines.qemu_user() {
+        QemuUser::Ours => assert_eq!(user, Some(ours)),
+        QemuUser::Libvirts(number) => {
+            assert_eq!(user, Some(number.to_string()));
+            assert_ne!(user, Some(ours));
+            assert_eq!(
+                status_of(qemu, "CapEff").as_deref(),
+                Some("0000000000000000")
+            );
+            let memory = ["memory.limit_in_bytes", "memory.max"];
+            match bound_of(qemu, "memory", memory) {
+                // The guest's memory and two GiB, or one with KVM.
+                Some(bound) => assert!(
+                    [384 + 2048, 384 + 1024].contains(&(bound >> 20)),
+                    "{} MiB",
+                    bound >> 20
+                ),
+                None => eprintln!("skipped: this host has no cgroup for memory"),
+            }
+            match bound_of(qemu, "cpu", ["cpu.cfs_quota_us", "cpu.max"]) {
+                Some(bound) => assert_eq!(bound, 200_000, "one processor, and one for QEMU"),
+                None => eprintln!("skipped: this host has no cgroup for processor time"),
+            }
+        }
+        QemuUser::Root => eprintln!("skipped: libvirt is told to run QEMU as root"),
+    }
+    master.machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
 }

@@ -1,5 +1,6 @@
 //! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
 
+mod confinement;
 mod github;
 
 use super::serve::{lock, open_objects, vm_config};
@@ -178,6 +179,7 @@ async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Mach
                     note("acceleration", format!("QEMU's emulation (TCG): {why}"))
                 }
             });
+            confinement::look(machines.qemu_user(), findings);
             Some(machines)
         }
     }

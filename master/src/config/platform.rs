@@ -29,7 +29,7 @@ struct PlatformFile {
     memory_mib: Option<u64>,
     /// Virtual processors. Default 1.
     vcpus: Option<u32>,
-    /// `"closed"` (default), `"internet"` or `{ libvirt_network = "name" }`.
+    /// `"closed"` (default), `"internet"` (the host's own loopback services too) or `{ libvirt_network = "name" }`.
     network: Option<Network>,
     /// Most VMs of this platform at once. Default 8; always 1 for `kind = "ssh"`.
     limit: Option<u32>,

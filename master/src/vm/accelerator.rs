@@ -3,6 +3,7 @@
 //! The device file alone proves nothing: in some virtual machines `/dev/kvm` opens and even makes a VM, but the
 //! processor lacks the extension and the guest hangs; libvirt's capabilities list `kvm` there as well.
 
+use super::confinement::QemuUser;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 
@@ -52,13 +53,6 @@ impl KvmDevice {
     }
 }
 
-/// Who runs QEMU: the question whether our own lack of access to the device matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum QemuUser {
-    Ours,
-    Libvirts,
-}
-
 /// The accelerator, and the reason for it as a clause for logs.
 pub(super) fn decide(
     wanted: Acceleration,
@@ -80,19 +74,19 @@ pub(super) fn decide(
         );
     }
     match (device, user) {
-        (KvmDevice::Opens, QemuUser::Ours | QemuUser::Libvirts) => {
+        (KvmDevice::Opens, QemuUser::Ours | QemuUser::Libvirts(_) | QemuUser::Root) => {
             (Accelerator::Kvm, "/dev/kvm opens".into())
         }
-        (KvmDevice::Denied, QemuUser::Libvirts) => (
+        (KvmDevice::Denied, QemuUser::Libvirts(_) | QemuUser::Root) => (
             Accelerator::Kvm,
-            "/dev/kvm is there, and libvirt's own user opens it".into(),
+            "/dev/kvm is there, and QEMU's own user opens it".into(),
         ),
         (KvmDevice::Denied, QemuUser::Ours) => (
             Accelerator::Tcg,
             "/dev/kvm may not be opened by this user (hint: add the user to the group `kvm`)"
                 .into(),
         ),
-        (KvmDevice::Missing, QemuUser::Ours | QemuUser::Libvirts) => (
+        (KvmDevice::Missing, QemuUser::Ours | QemuUser::Libvirts(_) | QemuUser::Root) => (
             Accelerator::Tcg,
             "/dev/kvm does not open (hint: load the module kvm_intel or kvm_amd)".into(),
         ),
@@ -127,7 +121,7 @@ mod tests {
             "x86_64",
             PLAIN,
             KvmDevice::Opens,
-            QemuUser::Libvirts,
+            QemuUser::Libvirts(64055),
         );
         assert_eq!(accelerator, Accelerator::Tcg);
         assert!(why.contains("/proc/cpuinfo"), "{why}");
@@ -141,7 +135,7 @@ mod tests {
                 Accelerator::Kvm
             );
             assert_eq!(
-                auto(cpuinfo, KvmDevice::Missing, QemuUser::Libvirts),
+                auto(cpuinfo, KvmDevice::Missing, QemuUser::Libvirts(64055)),
                 Accelerator::Tcg
             );
         }
@@ -154,7 +148,7 @@ mod tests {
             Accelerator::Tcg
         );
         assert_eq!(
-            auto(INTEL, KvmDevice::Denied, QemuUser::Libvirts),
+            auto(INTEL, KvmDevice::Denied, QemuUser::Libvirts(64055)),
             Accelerator::Kvm
         );
     }

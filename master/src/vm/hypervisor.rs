@@ -1,6 +1,6 @@
 //! The seam between the stage and whatever runs its machines.
 
-use super::{Accelerator, VmError};
+use super::{Accelerator, QemuUser, VmError};
 use crate::model::{Architecture, AttemptId, DiskFormat, KernelSpec, Network};
 use futures::future::BoxFuture;
 use std::path::PathBuf;
@@ -73,6 +73,7 @@ pub struct HostCapacity {
 pub(crate) trait Hypervisor: std::fmt::Debug + Send + Sync {
     fn accelerator(&self) -> Accelerator;
     fn accelerator_why(&self) -> &str;
+    fn qemu_user(&self) -> QemuUser;
     /// Makes the machine and starts it.
     fn create<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<(), CreateError>>;
     /// The attempt's machine, if there is one.

@@ -10,6 +10,7 @@
 //! turn it is. So a master that starts again finds its machines running, and a second start of one keeps it.
 
 mod accelerator;
+mod confinement;
 mod console;
 mod error;
 mod folder;
@@ -25,6 +26,7 @@ mod turns;
 mod tests;
 
 pub use accelerator::{Acceleration, Accelerator};
+pub use confinement::QemuUser;
 pub use error::{Gone, VmError};
 pub use hypervisor::HostCapacity;
 pub use sweep::Swept;
@@ -107,6 +109,11 @@ impl Machines {
     /// The reason for the accelerator, as a clause.
     pub fn accelerator_why(&self) -> &str {
         self.inner.hypervisor.accelerator_why()
+    }
+
+    /// As whom QEMU runs: what a guest that broke out of it may do.
+    pub fn qemu_user(&self) -> QemuUser {
+        self.inner.hypervisor.qemu_user()
     }
 
     /// Starts the attempt's machine and returns the loopback port that leads to the guest's SSH; one that runs already

@@ -1,7 +1,7 @@
 //! The stage over a hypervisor that stops where a test wants it to. Real machines: `tests/machines.rs`.
 
 use super::hypervisor::{CreateError, HostCapacity, Hypervisor, Life, MachineSpec, Seen};
-use super::{Accelerator, Machines, VmError};
+use super::{Accelerator, Machines, QemuUser, VmError};
 use crate::model::{
     Architecture, AttemptId, ConsoleSpec, KernelSpec, Network, OsFamily, Platform, PlatformKind,
     SshSpec,
@@ -38,6 +38,10 @@ impl Hypervisor for Shared {
 
     fn accelerator_why(&self) -> &str {
         "it is a test"
+    }
+
+    fn qemu_user(&self) -> QemuUser {
+        QemuUser::Ours
     }
 
     fn create<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<(), CreateError>> {

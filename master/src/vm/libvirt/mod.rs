@@ -11,7 +11,8 @@ mod link;
 mod log;
 mod xml;
 
-use super::accelerator::{self, Acceleration, Accelerator, KvmDevice, QemuUser};
+use super::accelerator::{self, Acceleration, Accelerator, KvmDevice};
+use super::confinement::{Bounds, QemuUser};
 use super::hypervisor::{CreateError, HostCapacity, Hypervisor, Life, MachineSpec, Seen};
 use super::{VmError, folder};
 use crate::model::AttemptId;
@@ -19,11 +20,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use link::{Link, LinkError, Try};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use virt::connect::Connect;
 use virt::domain::{
     Domain, DomainPausedReason, DomainState, DomainStateEnum, DomainStateReason,
-    DomainStateReasonEnum,
+    DomainStateReasonEnum, MemoryParameters, SchedBandwidth, SchedulerInfo,
 };
 use virt::enumutil::Enum;
 use virt::error::{Error, ErrorNumber};
@@ -38,12 +40,18 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(90);
 /// libvirt itself gives up on a QEMU that does not die after 10 s of TERM and 30 s of KILL.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The time over which processor time is counted.
+const PERIOD_MICROSECONDS: u64 = 100_000;
+
 #[derive(Debug)]
 pub(super) struct Libvirt {
     uri: String,
     link: Link,
     around: Surroundings,
     accelerator_why: String,
+    qemu_user: QemuUser,
+    /// It was told that libvirt cannot bound a QEMU here.
+    told_boundless: AtomicBool,
 }
 
 impl Libvirt {
@@ -58,13 +66,7 @@ impl Libvirt {
             .call(LOOK_DEADLINE, |connect, _| connect.capabilities())
             .await
             .map_err(|error| explain(what(), &error))?;
-        // Each security model in use is an element; `dac` is the one that changes owners.
-        let owner_labels = capabilities.contains("<model>dac</model>");
-        let qemu_user = if owner_labels {
-            QemuUser::Libvirts
-        } else {
-            QemuUser::Ours
-        };
+        let qemu_user = QemuUser::of(&capabilities);
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let (accelerator, accelerator_why) = accelerator::decide(
             acceleration,
@@ -79,9 +81,11 @@ impl Libvirt {
             around: Surroundings {
                 installation: installation.to_owned(),
                 accelerator,
-                owner_labels,
+                owner_labels: qemu_user.is_libvirts(),
             },
             accelerator_why,
+            qemu_user,
+            told_boundless: AtomicBool::default(),
         })
     }
 
@@ -92,14 +96,24 @@ impl Libvirt {
     async fn create_domain(&self, spec: &MachineSpec) -> Result<(), CreateError> {
         let xml = xml::render(spec, &self.around).map_err(CreateError::Other)?;
         let name = self.around.domain_name(spec.attempt);
-        self.link
+        let accelerator = self.around.accelerator_of(spec);
+        // An ordinary user's libvirt uses no cgroups.
+        let bounds = match self.qemu_user.is_libvirts() {
+            true => Some(Bounds::of(spec.memory_mib, spec.vcpus, accelerator)),
+            false => None,
+        };
+        let bounded = self
+            .link
             .call(CREATE_DEADLINE, move |connect, run| {
-                if run == Try::AfterReconnect && lookup(connect, &name)?.is_some() {
-                    return Ok(());
-                }
-                connect
-                    .create_domain_xml(&xml, sys::VIR_DOMAIN_NONE)
-                    .map(|_| ())
+                let there = match run {
+                    Try::First => None,
+                    Try::AfterReconnect => lookup(connect, &name)?,
+                };
+                let domain = match there {
+                    Some(domain) => domain,
+                    None => connect.create_domain_xml(&xml, sys::VIR_DOMAIN_NONE)?,
+                };
+                Ok(bounds.map_or(Ok(()), |bounds| bound(&domain, bounds)))
             })
             .await
             .map_err(|error| {
@@ -114,7 +128,14 @@ impl Libvirt {
                     failure = failure.with_hint(hint);
                 }
                 CreateError::Other(failure)
-            })
+            })?;
+        if let Err(error) = bounded
+            && !self.told_boundless.swap(true, Ordering::Relaxed)
+        {
+            let why = error.message();
+            tracing::warn!(why, "QEMU's memory and processors cannot be bounded here");
+        }
+        Ok(())
     }
 
     /// Which of the machine's files QEMU's user most probably cannot reach.
@@ -206,6 +227,10 @@ impl Hypervisor for Libvirt {
         &self.accelerator_why
     }
 
+    fn qemu_user(&self) -> QemuUser {
+        self.qemu_user
+    }
+
     fn create<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<(), CreateError>> {
         self.create_domain(spec).boxed()
     }
@@ -239,6 +264,33 @@ impl Hypervisor for Libvirt {
 
 fn lookup(connect: &Connect, name: &str) -> Result<Option<Domain>, Error> {
     absent_is_fine(connect.lookup_domain_by_name(name).map(Some), None)
+}
+
+/// Lets the host's cgroups bound what QEMU takes; refused where it has none. Not a part of the description: a memory
+/// limit in there also lets QEMU lock that much, which not every libvirtd may allow.
+fn bound(domain: &Domain, bounds: Bounds) -> Result<(), Error> {
+    let processors = SchedulerInfo {
+        global_bw: SchedBandwidth {
+            period: Some(PERIOD_MICROSECONDS),
+            quota: Some(i64::from(bounds.processors) * PERIOD_MICROSECONDS as i64),
+        },
+        ..SchedulerInfo::default()
+    };
+    let memory = MemoryParameters {
+        hard_limit: Some(bounds.memory_mib * 1024),
+        soft_limit: None,
+        min_guarantee: None,
+        swap_hard_limit: None,
+    };
+    // One that ended at once is found gone later.
+    absent_is_fine(
+        domain.set_memory_parameters(memory, sys::VIR_DOMAIN_AFFECT_LIVE),
+        (),
+    )?;
+    absent_is_fine(
+        domain.set_scheduler_parameters_flags(&processors, sys::VIR_DOMAIN_AFFECT_LIVE),
+        (),
+    )
 }
 
 /// Between a look and the act a domain may end, and a transient one is gone then.

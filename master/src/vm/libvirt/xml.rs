@@ -16,7 +16,7 @@ pub(super) const MARK_URI: &str = "urn:vivarium:vm";
 pub(super) struct Surroundings {
     pub(super) installation: String,
     pub(super) accelerator: Accelerator,
-    /// libvirt gives files to QEMU's user (its security model `dac` is in use).
+    /// libvirt gives files to QEMU's user.
     pub(super) owner_labels: bool,
 }
 
@@ -34,6 +34,14 @@ impl Surroundings {
             .collect();
         format!("vivarium-{}-", short.to_ascii_lowercase())
     }
+
+    /// Translated guests run anywhere; KVM is for the host's own architecture.
+    pub(super) fn accelerator_of(&self, spec: &MachineSpec) -> Accelerator {
+        match self.accelerator {
+            Accelerator::Kvm if spec.arch.as_str() == std::env::consts::ARCH => Accelerator::Kvm,
+            Accelerator::Kvm | Accelerator::Tcg => Accelerator::Tcg,
+        }
+    }
 }
 
 pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String, VmError> {
@@ -45,12 +53,7 @@ pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String
             .map(str::to_owned)
             .ok_or_else(|| failed(&format_args!("{} is not UTF-8", path.display())))
     };
-    // Translated guests run anywhere; KVM is for the host's own architecture.
-    let accelerator = match around.accelerator {
-        Accelerator::Kvm if spec.arch.as_str() == std::env::consts::ARCH => Accelerator::Kvm,
-        Accelerator::Kvm | Accelerator::Tcg => Accelerator::Tcg,
-    };
-    let (domain_type, cpu_mode) = match accelerator {
+    let (domain_type, cpu_mode) = match around.accelerator_of(spec) {
         Accelerator::Kvm => ("kvm", "host-passthrough"),
         Accelerator::Tcg => ("qemu", "maximum"),
     };
@@ -260,8 +263,10 @@ mod tests {
             (Network::Internet, "restrict=off"),
             (Network::LibvirtNetwork("lab".into()), "restrict=on"),
         ] {
+            let is_open = network == Network::Internet;
             let xml = rendered(&spec(network), Accelerator::Tcg);
             assert!(xml.contains(restrict), "{xml}");
+            assert_eq!(!xml.contains("ipv6=off"), is_open, "{xml}");
             assert!(xml.contains("hostfwd=tcp:127.0.0.1:40022-:22"), "{xml}");
         }
     }
