@@ -11,6 +11,7 @@ mod crashes;
 mod demo;
 mod guests;
 mod late_events;
+mod networks;
 mod object_store;
 mod output;
 mod platforms;
