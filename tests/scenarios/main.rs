@@ -5,6 +5,7 @@
 //! debian-12`. Where no guest can run, `VIVARIUM_WITHOUT_GUESTS=<reason>` skips the tests that need one.
 
 mod artefacts;
+mod backups;
 mod command_line;
 mod connections;
 mod crashes;

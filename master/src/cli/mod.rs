@@ -1,12 +1,16 @@
 //! The command line: one binary for the service and for those who use it.
 //!
-//! `serve`, `demo`, `doctor` and `check-config` work on this machine; the others speak to a running master over HTTP.
+//! `serve`, `demo`, `doctor`, `check-config`, `backup` and `restore` work on this machine; the others speak to a running
+//! master over HTTP.
 
+mod archive;
+mod backup;
 mod check_config;
 mod client;
 mod demo;
 mod doctor;
 mod drain;
+mod restore;
 mod serve;
 mod show;
 mod terminal;
@@ -136,6 +140,35 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Write what the master cannot make anew into an archive; it may run meanwhile.
+    Backup {
+        /// The new file: a tar archive, compressed if its name ends with `.zst`.
+        file: PathBuf,
+        /// With sealed logs and artefacts, where they are in a folder.
+        #[arg(long)]
+        objects: bool,
+        /// The master's configuration.
+        #[arg(
+            long,
+            short,
+            env = "VIVARIUM_CONFIG",
+            default_value = "/etc/vivarium/vivarium.toml"
+        )]
+        config: PathBuf,
+    },
+    /// Put a backup into a data folder that is empty.
+    Restore {
+        /// What `vivarium backup` made.
+        file: PathBuf,
+        /// The configuration of the master that is to go on with it.
+        #[arg(
+            long,
+            short,
+            env = "VIVARIUM_CONFIG",
+            default_value = "/etc/vivarium/vivarium.toml"
+        )]
+        config: PathBuf,
+    },
     /// Start no more jobs and let those that run end; queued ones stay queued.
     Drain {
         /// Wait until nothing runs, and show what still does.
@@ -199,6 +232,18 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         } => show::logs(&remote, &job, follow, from).await.map(done),
         Command::Cancel { id, remote } => show::act(&remote, &id, "cancel").await.map(done),
         Command::Rerun { id, remote } => show::act(&remote, &id, "rerun").await.map(done),
+        Command::Backup {
+            file,
+            objects,
+            config,
+        } => {
+            let objects = match objects {
+                true => backup::Objects::Included,
+                false => backup::Objects::LeftOut,
+            };
+            backup::backup(&config, &file, objects).await.map(done)
+        }
+        Command::Restore { file, config } => restore::restore(&config, &file).await.map(done),
         Command::Drain { wait, stop, remote } => {
             let then = match stop {
                 true => AfterDrain::Stop,

@@ -15,6 +15,7 @@ mod drain;
 pub mod jobs;
 pub mod pull_requests;
 pub mod results;
+pub mod snapshot;
 mod statuses;
 mod tokens;
 

@@ -191,6 +191,22 @@ impl Master {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs a command that works on this master's files; fails unless it ends well.
+    pub async fn local_command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.config_file());
+        let output = self.outcome_of(command).await?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("vivarium {}: {stdout}{stderr}", arguments.join(" "));
+        }
+        Ok(stdout)
+    }
+
     /// Runs a command that speaks to this master; fails unless it ends well.
     pub async fn command(&self, arguments: &[&str]) -> Result<String> {
         self.command_later(arguments).await
