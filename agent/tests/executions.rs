@@ -118,6 +118,20 @@ fn signals(status: &str, set: &str) -> u64 {
     u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap()
 }
 
+/// Where the guest's memory runs out, Linux ends who has the highest score.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_is_ended_for_want_of_memory_before_its_supervisor() {
+    let guest = Guest::new();
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let script = "cat /proc/self/oom_score_adj; while cmp -s /proc/self/oom_score_adj /proc/$PPID/oom_score_adj; do \
+                  sleep 0.02; done; cat /proc/$PPID/oom_score_adj";
+    let finished = guest.connect().run("scores", script);
+    let own: i32 = own.trim().parse().unwrap();
+    let output = String::from_utf8(finished.output).unwrap();
+    assert_eq!(output, format!("{}\n{own}\n", own.max(500)));
+}
+
 #[test]
 fn an_end_by_a_signal_is_told_as_one() {
     let guest = Guest::new();

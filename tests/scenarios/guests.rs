@@ -223,6 +223,48 @@ async fn what_a_suite_does_to_its_guest_is_its_own_failure_and_said_so() -> Resu
     world.end().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_and_a_memory_hog_hurt_their_own_guest_alone() -> Result<()> {
+    needs_guests!();
+    let bomb =
+        "ulimit -p 400 || ulimit -u 400\nbomb() { bomb | bomb & }\nbomb\necho lit\nsleep 3600";
+    let suites = Suites::test_on(&[TINY])
+        .step("quick", "true")
+        .suite("bomb", &[TINY])
+        .step_of("bomb", "fork", bomb)
+        .set_step("bomb", "timeout_secs", 15)
+        // All of the guest's memory, and more: tail keeps what has no line feed.
+        .suite("hog", &[TINY])
+        .step_of("hog", "hog", "tail /dev/zero || { echo ended; exit 4; }");
+    let world = World::with_platforms(tiny()?, &suites, |master, entry| {
+        master
+            .repository(entry)
+            .set("limits", "infrastructure_retries", 0)
+            // For two of the three guests: one comes after the bomb or the hog.
+            .set("hypervisor", "memory_mib", 2 * 384)
+    })
+    .await?;
+    let head = world.propose_any().await?;
+    let description = world
+        .settled_as(&head, &context_of("hog", TINY), StatusState::Failure)
+        .await?;
+    assert!(
+        description.starts_with("Step `hog` exited with 4"),
+        "{description}"
+    );
+    let description = world
+        .settled_as(&head, &context_of("bomb", TINY), StatusState::Failure)
+        .await?;
+    assert!(
+        description.contains("longer than its 15 s"),
+        "{description}"
+    );
+    world
+        .settled_as(&head, &context(TINY), StatusState::Success)
+        .await?;
+    world.end().await
+}
+
 fn tiny() -> Result<Platforms> {
     let platforms = Platforms::new()?;
     platforms.add(TINY)?;

@@ -1,6 +1,7 @@
 //! The command itself: starting it, and learning of its end and of its descendants'.
 
 use super::launch::widen_pipe;
+use super::memory::Sacrifice;
 use super::tree;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::kill;
@@ -35,6 +36,7 @@ pub(super) fn spawn(command: &StepCommand) -> Result<(Pid, PipeReader)> {
     let (output, input) = std::io::pipe().context("cannot create a pipe")?;
     widen_pipe(&input);
     // Both ends of the writing side close with the `Command`, at this function's end: else the pipe would never end.
+    let _inherited = Sacrifice::begin();
     let child = Command::new(program)
         .args(arguments)
         .arg(&command.script)

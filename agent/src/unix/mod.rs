@@ -7,6 +7,7 @@ mod clock;
 mod files;
 mod launch;
 mod link;
+mod memory;
 mod orders;
 mod supervise;
 mod tree;
