@@ -79,6 +79,15 @@ impl MarkerSearch {
     }
 }
 
+/// Empties the file when it is longer than `most`: where no virtlogd keeps it short, a guest could fill the disk with
+/// it. QEMU appends, and so goes on at the new end.
+pub(super) fn keep_short(path: &Path, most: u64) -> io::Result<()> {
+    if std::fs::metadata(path)?.len() > most {
+        File::options().write(true).open(path)?.set_len(0)?;
+    }
+    Ok(())
+}
+
 /// The last bytes as text; where the file was just rotated, with the end of the one before.
 pub(super) fn read_tail(path: &Path, max_bytes: usize) -> String {
     let mut bytes = last_bytes(path, max_bytes).unwrap_or_default();
@@ -126,6 +135,29 @@ fn clean(text: &str) -> String {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_console_that_grows_without_end_is_emptied_and_followed_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("console.log");
+        let append = |text: &[u8]| {
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .expect("opened");
+            io::Write::write_all(&mut file, text).expect("written");
+        };
+        append(&[b'x'; 100]);
+        let mut reader = ConsoleReader::new(path.clone());
+        assert_eq!(reader.read_new().expect("read").len(), 100);
+        keep_short(&path, 100).expect("kept");
+        assert_eq!(reader.read_new().expect("read"), b"");
+        append(b"y");
+        keep_short(&path, 100).expect("emptied");
+        append(b"ready");
+        assert_eq!(reader.read_new().expect("read"), b"ready");
+    }
 
     #[test]
     fn a_marker_split_over_two_looks_is_found() {

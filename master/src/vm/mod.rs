@@ -44,6 +44,8 @@ use turns::Turns;
 
 /// Between two looks at a console: what a boot can lose by it.
 const CONSOLE_PAUSE: Duration = Duration::from_millis(25);
+/// How long a console's file may become where virtlogd does not cut it shorter: twice of what that keeps.
+const CONSOLE_BYTES: u64 = 16 << 20;
 /// Between two questions whether a machine still runs.
 const LIFE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a machine is looked at that has ended and is being cleared away: tenths of a second for libvirt.
@@ -175,7 +177,7 @@ impl Machines {
         loop {
             match hypervisor.find(attempt).await {
                 Ok(Some(seen)) => match seen.life {
-                    Life::Running => {}
+                    Life::Running => self.keep_console_short(attempt).await,
                     // Once it is gone, the reason is known.
                     Life::Ending if looks_at_its_end < LOOKS_AT_AN_END => looks_at_its_end += 1,
                     Life::Ending => {
@@ -191,6 +193,15 @@ impl Machines {
                 Err(error) => tracing::warn!(vm = %attempt, %error, "cannot see whether it runs"),
             }
             tokio::time::sleep(LIFE_PAUSE).await;
+        }
+    }
+
+    async fn keep_console_short(&self, attempt: AttemptId) {
+        let console = VmFolder::of(&self.inner.dir, attempt).console();
+        let kept = blocking(move || console::keep_short(&console, CONSOLE_BYTES)).await;
+        // Between the two halves of a rotation it is not there.
+        if let Ok(Err(error)) = kept {
+            tracing::debug!(vm = %attempt, %error, "the console's file is left as it is");
         }
     }
 
