@@ -345,14 +345,16 @@ async fn open_machines(config: VmConfig) -> Result<Machines, VmError> {
 }
 
 /// Makes the folder if it is not there. What is written from then on is for the master's user alone, so that a guest that
-/// broke out into QEMU's user finds no other project's source or log; the folders of VMs are opened for that user.
+/// broke out into QEMU's user finds no other project's source or log. Folders can be passed through and not listed: the
+/// libvirt inside this process (`qemu:///embed`) makes its own, and QEMU's user goes through them to what is its.
 fn make_data_folder(data: &Path) -> std::io::Result<()> {
     const PASSED_THROUGH: u32 = 0o711;
+    let read_or_write = Mode::S_IRGRP | Mode::S_IWGRP | Mode::S_IROTH | Mode::S_IWOTH;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(PASSED_THROUGH)
         .create(data)?;
-    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    umask(read_or_write);
     Ok(())
 }
 
