@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use vivarium::model::{Architecture, OsFamily};
 use vivarium::session::{Agent, Endpoint, FollowEvent, Following, GuestSpec, SessionError};
-use vivarium_protocol::{Execution, Exit, StepCommand};
+use vivarium_protocol::{Execution, Exit, Frame, Hello, StepCommand, ToMaster};
 
 /// Longer than anything here takes on a loaded machine: a test that gets here hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -622,6 +622,72 @@ async fn a_state_folder_that_cannot_be_made_is_told() {
         error.to_string().contains("cannot create directory"),
         "{error}"
     );
+}
+
+// An agent that is not ours.
+
+/// A guest whose agent greets and then, once something is asked of it, says this and no more.
+async fn guest_that_says(frames: &[u8]) -> (Guest, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let hello = Frame::to_master(&ToMaster::Hello(Hello {
+        protocol: vivarium_protocol::PROTOCOL_VERSION,
+        agent_version: "0".to_owned(),
+        os: "linux".to_owned(),
+        arch: "x86_64".to_owned(),
+        pid: 1,
+        unix_ms: now.as_millis() as u64,
+    }));
+    // The clock may have been asked for when much time has passed.
+    let clock = Frame::to_master(&ToMaster::ClockSet { stepped_ms: 0 });
+    std::fs::write(folder.path().join("hello"), hello.into_bytes()).unwrap();
+    let said = [clock.into_bytes(), frames.to_vec()].concat();
+    std::fs::write(folder.path().join("said"), said).unwrap();
+    let script = "set -f; for nonce in $SSH_ORIGINAL_COMMAND; do :; done; cd \"$(dirname \"$0\")\"\n\
+                  printf 'VIVARIUM-PUSH %s HAVE\\n\\nVIVARIUM-AGENT %s\\n' $nonce $nonce\n\
+                  cat hello; head -c 1 >/dev/null; cat said; exec sleep 300\n";
+    let agent = folder.path().join("agent");
+    std::fs::write(&agent, script).unwrap();
+    let config = format!("ForceCommand sh {}", agent.display());
+    (Guest::with(&config, &["ed25519"], "ed25519").await, folder)
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_speak_the_protocol_is_known_for_it() {
+    let message = |message: &ToMaster| Frame::to_master(message).into_bytes();
+    let skipped = Vec::new();
+    let stray = ToMaster::Collected {
+        files: 0,
+        bytes: 0,
+        skipped,
+    };
+    let started = ToMaster::Started {
+        execution: id("nobodys"),
+        state: vivarium_protocol::ExecutionState::New,
+    };
+    for said in [
+        // Four GiB, nothing at all, and what is longer than its kind may be.
+        b"\xff\xff\xff\xff\x00{".to_vec(),
+        b"\0\0\0\0".to_vec(),
+        b"\0\x04\x00\x05\x00".to_vec(),
+        // An unknown kind; output without a place.
+        b"\0\0\0\x02\x09x".to_vec(),
+        b"\0\0\0\x02\x01x".to_vec(),
+        Frame::Control(b"{\"type\":\"started\"}".to_vec()).into_bytes(),
+        Frame::Data(b"of no file".to_vec()).into_bytes(),
+        message(&stray),
+        message(&started),
+    ] {
+        let (guest, _folder) = guest_that_says(&said).await;
+        let agent = guest.connect().await;
+        let reason = within(agent.closed()).await;
+        let error = agent.start(&id("x"), guest.command("true")).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, SessionError::Protocol { .. }),
+            "{said:?}: {reason}: {error}"
+        );
+    }
 }
 
 // Losing it.

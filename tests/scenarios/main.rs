@@ -11,6 +11,7 @@ mod connections;
 mod crashes;
 mod demo;
 mod guests;
+mod hostile_agents;
 mod late_events;
 mod networks;
 mod object_store;

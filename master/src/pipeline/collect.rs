@@ -66,7 +66,15 @@ async fn count_tests(
     let mut parsed = Vec::new();
     let mut problems = Vec::new();
     while let Some(mut file) = collection.next_file().await? {
-        let mut xml = Vec::new();
+        if file.file.size > junit::MOST_REPORT_BYTES as u64 {
+            let error = junit::ReportError::TooLarge {
+                bytes: file.file.size,
+            };
+            problems.push(format!("report {}: {error}", file.file.path));
+            continue;
+        }
+        // Its size is known, and bounded: it is not to grow step by step to twice of that.
+        let mut xml = Vec::with_capacity(usize::try_from(file.file.size).unwrap_or(0));
         while let Some(chunk) = file.next_chunk().await? {
             xml.extend_from_slice(&chunk);
         }

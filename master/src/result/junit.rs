@@ -26,7 +26,7 @@ const MOST_NAME: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error("the report has {bytes} bytes, more than {MOST_REPORT_BYTES}")]
-    TooLarge { bytes: usize },
+    TooLarge { bytes: u64 },
     #[error("the report is no well-formed XML, at byte {at}: {source}")]
     Xml { at: u64, source: XmlError },
     #[error("the report ends in the middle")]
@@ -42,7 +42,8 @@ pub enum ReportError {
 /// Counts the test cases of one report.
 pub fn parse(xml: &[u8]) -> Result<TestCounts, ReportError> {
     if xml.len() > MOST_REPORT_BYTES {
-        return Err(ReportError::TooLarge { bytes: xml.len() });
+        let bytes = xml.len() as u64;
+        return Err(ReportError::TooLarge { bytes });
     }
     let text = as_utf8(xml);
     let mut reader = Reader::from_reader(text.as_ref());

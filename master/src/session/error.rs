@@ -43,9 +43,13 @@ pub enum SessionError {
         key: PathBuf,
         why: String,
     },
-    /// The agent could not be started, or what it says is not the protocol.
+    /// The agent could not be started, or does not answer.
     #[error("the agent in {name} {why}")]
     Agent { name: String, why: String },
+    /// It is none of ours: what it says on a connection that SSH vouches for is not the protocol, and on another one it
+    /// would say the same.
+    #[error("the agent in {name} does not speak the protocol: {why}")]
+    Protocol { name: String, why: String },
     /// The connection was there and is gone; an execution in the guest goes on, attach to it over a new connection.
     #[error("the connection to {name} is lost: {why}")]
     Lost { name: String, why: String },
@@ -83,6 +87,7 @@ impl SessionError {
             | SessionError::HostKey { .. }
             | SessionError::Authentication { .. }
             | SessionError::Agent { .. }
+            | SessionError::Protocol { .. }
             | SessionError::Lost { .. }
             | SessionError::Source { .. } => true,
         }

@@ -19,6 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use vivarium_protocol::{Execution, ExecutionState, Frame, ToMaster};
 
+/// Requests that nobody waits for may be refused so many times on one connection. Each refusal is a line in our log, and
+/// there are a few at most after a machine was busy.
+const MOST_COMPLAINTS: u32 = 100;
+
 /// The right to have a request of one kind under way.
 pub(super) type Turn = OwnedMutexGuard<()>;
 pub(super) type FollowQueue = mpsc::UnboundedSender<Charged<Result<FollowEvent, String>>>;
@@ -82,7 +86,18 @@ struct State {
     upload: Option<UploadRequest>,
     collecting: Option<Collecting>,
     clock: Option<oneshot::Sender<Result<i64, String>>>,
+    complaints: u32,
     ended: bool,
+}
+
+impl State {
+    fn count_complaint(&mut self) -> Result<(), String> {
+        self.complaints += 1;
+        match self.complaints <= MOST_COMPLAINTS {
+            true => Ok(()),
+            false => Err("it complains and complains of requests that nobody waits for".to_owned()),
+        }
+    }
 }
 
 pub(super) struct Router {
@@ -150,9 +165,9 @@ impl Router {
                 name,
                 why: why.clone(),
             },
-            Some(Ending::Protocol(why)) => SessionError::Agent {
+            Some(Ending::Protocol(why)) => SessionError::Protocol {
                 name,
-                why: format!("does not speak the protocol: {why}"),
+                why: why.clone(),
             },
             None => SessionError::Lost {
                 name,
@@ -306,6 +321,7 @@ impl Router {
                     }
                     // An acknowledgement or a stop for an execution that this guest has not.
                     None => {
+                        state.count_complaint()?;
                         tracing::warn!(vm = self.name, execution = %shown(&execution), "the guest does not know it")
                     }
                 }
@@ -399,6 +415,7 @@ impl Router {
             }
             // Nobody waits for an answer to these.
             "acknowledge" | "stop" => {
+                state.count_complaint()?;
                 tracing::warn!(vm = self.name, request, message, "the agent refuses");
                 Ok(())
             }

@@ -19,6 +19,16 @@ impl SshServer {
     const START_DEADLINE: Duration = Duration::from_secs(30);
 
     pub async fn start() -> Result<SshServer> {
+        SshServer::configured("").await
+    }
+
+    /// One that runs this command whatever it is asked to run; `SSH_ORIGINAL_COMMAND` has that.
+    pub async fn that_runs(command: &str) -> Result<SshServer> {
+        SshServer::configured(&format!("ForceCommand {command}\n")).await
+    }
+
+    /// With these lines of configuration too.
+    async fn configured(lines: &str) -> Result<SshServer> {
         let folder = tempfile::Builder::new()
             .prefix("vivarium-sshd-")
             .tempdir()?;
@@ -41,7 +51,7 @@ impl SshServer {
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile {}\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
-             StrictModes no\nUsePAM no\nPrintMotd no\n",
+             StrictModes no\nUsePAM no\nPrintMotd no\n{lines}",
             at("host_key"),
             at("user_key.pub"),
             at("sshd.pid")

@@ -34,7 +34,7 @@ impl Interruption {
                 let message = format!("Step `{}` {what}: {message}", step.name);
                 Interruption::Ended(Ending::new(Reason::StepFailed, message))
             }
-            error => Interruption::ConnectionLost(error.to_string()),
+            error => Interruption::of(&error, Reason::AgentLost),
         }
     }
 
@@ -43,6 +43,9 @@ impl Interruption {
         match error {
             SessionError::Lost { .. } | SessionError::Agent { .. } => {
                 Interruption::ConnectionLost(error.to_string())
+            }
+            SessionError::Protocol { .. } => {
+                Interruption::Ended(Ending::new(Reason::AgentLost, error.to_string()))
             }
             SessionError::KeyFile { .. }
             | SessionError::NoAgent { .. }

@@ -265,7 +265,7 @@ impl Work<'_> {
                     self.agent
                         .acknowledge(execution, until)
                         .await
-                        .map_err(|error| Interruption::ConnectionLost(error.to_string()))?;
+                        .map_err(|error| Interruption::of(&error, Reason::AgentLost))?;
                 }
                 event = following.next() => match event {
                     Ok(FollowEvent::Output { bytes, .. }) => {
@@ -327,7 +327,7 @@ impl Work<'_> {
 
     async fn ask_to_stop(&self, execution: &Execution) -> Result<(), Interruption> {
         let asked = self.agent.stop(execution, self.stop_grace()).await;
-        asked.map_err(|error| Interruption::ConnectionLost(error.to_string()))
+        asked.map_err(|error| Interruption::of(&error, Reason::AgentLost))
     }
 
     fn stop_grace(&self) -> Duration {

@@ -131,6 +131,28 @@ fn what_nobody_asked_for_ends_the_connection() {
 }
 
 #[test]
+fn an_agent_that_only_complains_is_given_up() {
+    let router = router();
+    let complaints = [
+        ToMaster::Unknown {
+            execution: id("nobody"),
+        },
+        ToMaster::Failed {
+            request: "stop".to_owned(),
+            message: "no".to_owned(),
+        },
+    ];
+    let mut complaints = complaints.iter().cycle().map(Frame::to_master);
+    let few = complaints.by_ref().take(MOST_COMPLAINTS as usize);
+    assert!(few.into_iter().all(|frame| router.take(frame).is_ok()));
+    assert!(
+        complaints
+            .next()
+            .is_some_and(|frame| router.take(frame).is_err())
+    );
+}
+
+#[test]
 fn a_request_whose_caller_has_gone_keeps_its_place() {
     let router = router();
     let (answered, events) = ask(&router, "gone", 0);
