@@ -94,6 +94,32 @@ impl GitHub {
         }
     }
 
+    /// A status that somebody else sets, or that came late.
+    pub fn set_status(
+        &self,
+        repository: &str,
+        sha: &str,
+        context: &str,
+        state: StatusState,
+        target_url: &str,
+    ) {
+        let mut all = self.state();
+        let id = all.next_id();
+        all.statuses.push(Status {
+            id,
+            repository: repository.to_owned(),
+            sha: sha.to_owned(),
+            context: context.to_owned(),
+            state,
+            description: Some("Set by the test".to_owned()),
+            target_url: Some(target_url.to_owned()),
+            creator: "ada".to_owned(),
+            at: jiff::Timestamp::now(),
+        });
+        drop(all);
+        self.notify();
+    }
+
     /// All statuses of a commit, oldest first.
     pub fn statuses_of(&self, repository: &str, sha: &str) -> Vec<Status> {
         self.state()

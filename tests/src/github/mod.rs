@@ -13,6 +13,7 @@
 
 mod action;
 mod api;
+mod app;
 mod cgi;
 mod fault;
 mod history;
@@ -25,11 +26,12 @@ mod state;
 mod tests;
 
 pub use action::{MergeMethod, PullRequestSpec};
+pub use app::App;
 pub use fault::{Fault, FaultKind};
 pub use history::{StatusHistory, Verdict};
 pub use hook::{
-    Delivery, DeliveryAttempt, DeliveryMode, Hook, ReleaseOrder, WebhookAnswer, WebhookPost, guid,
-    signature,
+    Delivery, DeliveryAttempt, DeliveryMode, Hook, HookOf, ReleaseOrder, WebhookAnswer,
+    WebhookPost, guid, signature,
 };
 pub use state::{
     Account, AccountKind, Mergeability, PullRequest, PullState, Request, Status, StatusState, Token,
@@ -160,15 +162,20 @@ impl GitHub {
 
     /// Makes a token of an account that sees and writes to these repositories.
     pub fn issue_token(&self, login: &str, repositories: &[&str]) -> String {
-        self.issue(login, repositories, true)
+        self.issue(login, repositories, true, true)
+    }
+
+    /// Makes a token that may set statuses, but sees no webhooks: enough for a master.
+    pub fn issue_modest_token(&self, login: &str, repositories: &[&str]) -> String {
+        self.issue(login, repositories, true, false)
     }
 
     /// Makes a token that may read these repositories, but set no status.
     pub fn issue_reading_token(&self, login: &str, repositories: &[&str]) -> String {
-        self.issue(login, repositories, false)
+        self.issue(login, repositories, false, false)
     }
 
-    fn issue(&self, login: &str, repositories: &[&str], writes: bool) -> String {
+    fn issue(&self, login: &str, repositories: &[&str], writes: bool, sees_hooks: bool) -> String {
         let token = format!("ghp_{}", guid().replace('-', ""));
         let mut state = self.state();
         state.account(login, AccountKind::User);
@@ -178,10 +185,19 @@ impl GitHub {
                 login: login.to_owned(),
                 repositories: repositories.iter().map(|&name| name.to_owned()).collect(),
                 writes,
+                sees_hooks,
+                expires_at: None,
                 used: 0,
             },
         );
         token
+    }
+
+    /// Lets a token set statuses, or not any more.
+    pub fn let_write(&self, token: &str, writes: bool) {
+        if let Some(holder) = self.state().tokens.get_mut(token) {
+            holder.writes = writes;
+        }
     }
 
     pub fn revoke_token(&self, token: &str) {
@@ -196,6 +212,20 @@ impl GitHub {
         for token in state.tokens.values_mut() {
             token.used = 0;
         }
+    }
+
+    /// Lets each token have used its requests of this hour, but for so many.
+    pub fn leave_requests(&self, left: u64) {
+        let mut state = self.state();
+        let used = state.rate_limit.saturating_sub(left);
+        for token in state.tokens.values_mut() {
+            token.used = used;
+        }
+    }
+
+    /// How many statuses one context of one commit takes, instead of GitHub's thousand.
+    pub fn set_status_limit(&self, limit: usize) {
+        self.state().status_limit = limit;
     }
 
     /// Lets something go wrong; returns the id to ask for its hits. Faults are tried in the order they came.

@@ -154,7 +154,11 @@ async fn git(github: &GitHub, path: &str, incoming: Incoming) -> Response {
     let (known, allowed, on_disk) = {
         let state = github.state();
         let repository = state.repository(&full_name);
-        let holder = token.as_ref().and_then(|token| state.tokens.get(token));
+        let now = Timestamp::now();
+        let holder = token
+            .as_ref()
+            .and_then(|token| state.tokens.get(token))
+            .filter(|holder| holder.expires_at.is_none_or(|end| now < end));
         if token.is_some() && holder.is_none() {
             (false, false, String::new())
         } else {

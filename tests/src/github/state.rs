@@ -1,7 +1,8 @@
 //! What the fake GitHub knows: the nouns, and the one struct behind its lock.
 
+use super::app::AppRecord;
 use super::fault::Fault;
-use super::hook::{Delivery, DeliveryMode, Hook};
+use super::hook::{Delivery, DeliveryMode, Hook, HookOf};
 use crate::git::BareRepository;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -137,6 +138,10 @@ pub struct Token {
     pub repositories: BTreeSet<String>,
     /// May set commit statuses there.
     pub writes: bool,
+    /// May see their webhooks and what was delivered to these.
+    pub sees_hooks: bool,
+    /// An installation's ends after an hour.
+    pub expires_at: Option<Timestamp>,
     /// Requests used of the hour's limit.
     pub(super) used: u64,
 }
@@ -147,7 +152,10 @@ pub(super) struct State {
     pub(super) accounts: BTreeMap<String, Account>,
     pub(super) repositories: BTreeMap<String, Repository>,
     pub(super) tokens: HashMap<String, Token>,
+    pub(super) apps: Vec<AppRecord>,
     pub(super) statuses: Vec<Status>,
+    /// Of one SHA and context.
+    pub(super) status_limit: usize,
     pub(super) requests: Vec<Request>,
     pub(super) hooks: Vec<Hook>,
     pub(super) deliveries: Vec<Delivery>,
@@ -167,7 +175,9 @@ impl State {
             accounts: BTreeMap::new(),
             repositories: BTreeMap::new(),
             tokens: HashMap::new(),
+            apps: Vec::new(),
             statuses: Vec::new(),
+            status_limit: super::api::STATUS_LIMIT,
             requests: Vec::new(),
             hooks: Vec::new(),
             deliveries: Vec::new(),
@@ -225,6 +235,20 @@ impl State {
             .get_mut(repository)?
             .pulls
             .get_mut(&number)
+    }
+
+    pub(super) fn app(&self, id: u64) -> Option<AppRecord> {
+        self.apps.iter().find(|app| app.id == id).cloned()
+    }
+
+    /// Whether events of the repository go to the hook.
+    pub(super) fn hears_of(&self, hook: &Hook, repository: &str) -> bool {
+        match &hook.of {
+            HookOf::Repository(name) => name == repository,
+            HookOf::App(id) => self
+                .app(*id)
+                .is_some_and(|app| app.repositories.contains(repository)),
+        }
     }
 
     /// The latest status of each context, newest first.

@@ -614,6 +614,125 @@ async fn a_missed_delivery_is_found_and_repeated_through_the_api() {
     assert_eq!(ear.names(), ["push"]);
 }
 
+/// The half of the master, as far as the library for it would do the other.
+fn jwt(app: &App, claims: &Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_rsa_pem(app.private_key.as_bytes()).unwrap();
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
+    jsonwebtoken::encode(&header, claims, &key).unwrap()
+}
+
+#[tokio::test]
+async fn an_app_signs_for_itself_and_gets_tokens_that_end() {
+    let (github, sha) = github_with_repository().await;
+    let (ear, url) = Ear::open().await;
+    let app = github.create_app("vivarium", &[REPOSITORY]).unwrap();
+    github.add_app_hook(&app, &url, "s").await.unwrap();
+    github
+        .commit(REPOSITORY, Commit::on("main").file("a", "1"))
+        .await
+        .unwrap();
+    assert_eq!(ear.names(), ["ping", "push"]);
+    assert_eq!(ear.heard()[1].2["installation"]["id"], app.installation);
+
+    let now = jiff::Timestamp::now().as_second();
+    let good = json!({ "iss": app.id, "iat": now - 60, "exp": now + 540 });
+    for (claims, expected) in [
+        (good.clone(), 200),
+        (
+            json!({ "iss": app.id + 1, "iat": now, "exp": now + 540 }),
+            401,
+        ),
+        (json!({ "iss": app.id, "iat": now, "exp": now + 3600 }), 401),
+        (
+            json!({ "iss": app.id, "iat": now - 900, "exp": now - 300 }),
+            401,
+        ),
+        (
+            json!({ "iss": app.id, "iat": now + 300, "exp": now + 540 }),
+            401,
+        ),
+    ] {
+        let client = Client::new(&github, Some(&jwt(&app, &claims)));
+        let (status, _, answer) = client.get("/app").await;
+        assert_eq!(status, expected, "{claims} {answer}");
+    }
+    let stranger = github.create_app("other", &[REPOSITORY]).unwrap();
+    let forged = Client::new(&github, Some(&jwt(&stranger, &good)));
+    assert_eq!(forged.get("/app").await.0, 401);
+
+    let client = Client::new(&github, Some(&jwt(&app, &good)));
+    let (_, _, installation) = client
+        .get(&format!("/repos/{REPOSITORY}/installation"))
+        .await;
+    assert_eq!(installation["id"], app.installation);
+    assert_eq!(client.get(&format!("/repos/{REPOSITORY}")).await.0, 401);
+    let (_, _, log) = client.get("/app/hook/deliveries").await;
+    assert_eq!(log[0]["event"], "push");
+    let detail = format!("/app/hook/deliveries/{}", log[0]["id"]);
+    let (_, _, detail) = client.get(&detail).await;
+    assert_eq!(detail["request"]["payload"]["ref"], "refs/heads/main");
+    let path = format!(
+        "{}/app/installations/{}/access_tokens",
+        github.api_url(),
+        app.installation
+    );
+    let made = client.send(crate::http_client().post(path)).await;
+    assert_eq!(made.status().as_u16(), 201);
+    let made: Value = serde_json::from_str(&made.text().await.unwrap()).unwrap();
+    let client = Client::new(&github, made["token"].as_str());
+    assert_eq!(client.post_status(&sha, &pending("x")).await.0, 201);
+    assert_eq!(
+        client.get("/app").await.0,
+        401,
+        "that is for the App itself"
+    );
+    github.expire_installation_tokens();
+    assert_eq!(client.post_status(&sha, &pending("x")).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_modest_token_sees_no_hooks() {
+    let (github, _) = github_with_repository().await;
+    let token = github.issue_modest_token("ci", &[REPOSITORY]);
+    let client = Client::new(&github, Some(&token));
+    let (status, _, _) = client.get(&format!("/repos/{REPOSITORY}/hooks")).await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_merge_queue_asks_for_checks_of_a_commit_of_its_own() {
+    let (github, main) = github_with_repository().await;
+    let (ear, url) = Ear::open().await;
+    github.add_hook(REPOSITORY, &url, "s").await.unwrap();
+    let commit = Commit::on("topic").from(&main).file("a", "1");
+    let head = github.commit(REPOSITORY, commit).await.unwrap();
+    let spec = PullRequestSpec::from("topic");
+    let number = github.open_pull_request(REPOSITORY, spec).await.unwrap();
+    let group = github.enqueue(REPOSITORY, number).await.unwrap();
+    assert!(![&main, &head].contains(&&group));
+    let client = Client::new(&github, None);
+    let queue = format!("/repos/{REPOSITORY}/git/matching-refs/heads/gh-readonly-queue/");
+    let (_, _, refs) = client.get(&queue).await;
+    assert_eq!(refs[0]["object"]["sha"], group);
+    let (_, _, event) = ear
+        .heard()
+        .into_iter()
+        .find(|(name, _, _)| name == "merge_group")
+        .unwrap();
+    assert_eq!(event["merge_group"]["head_sha"], group);
+    assert_eq!(event["merge_group"]["head_ref"], refs[0]["ref"]);
+    github.merge_from_queue(REPOSITORY, number).await.unwrap();
+    assert_eq!(
+        github.git(REPOSITORY).unwrap().head_of("main").await,
+        Some(group)
+    );
+    assert_eq!(client.get(&queue).await.2, json!([]));
+    let names = ear.names();
+    for name in ["merge_group destroyed", "pull_request closed"] {
+        assert!(names.iter().any(|known| known == name), "{names:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_of_a_fork_is_unknown_until_its_pull_request() {
     let (github, main) = github_with_repository().await;

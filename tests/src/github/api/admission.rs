@@ -55,13 +55,21 @@ pub(super) fn query(parts: &Parts) -> HashMap<String, String> {
         .collect()
 }
 
+/// Who asks, if that is known.
+#[derive(Default)]
+pub(super) struct Admitted {
+    pub(super) caller: Option<Token>,
+    /// An App that signed for itself, instead of with a token.
+    pub(super) app: Option<u64>,
+}
+
 /// What every request must satisfy before it is looked at.
 pub(super) fn admit(
     github: &GitHub,
     parts: &Parts,
     path: &str,
     token: Option<&str>,
-) -> Result<Option<Token>, Refusal> {
+) -> Result<Admitted, Refusal> {
     if parts.headers.get(header::USER_AGENT).is_none() {
         return Err(Box::new(text_reply(
             StatusCode::FORBIDDEN,
@@ -74,6 +82,17 @@ pub(super) fn admit(
             &format!("The API version {} is not supported.", api_version(parts)),
         ));
     }
+    // A JWT has three parts; tokens have none.
+    if let Some(jwt) = token.filter(|token| token.matches('.').count() == 2) {
+        return match github.app_of_jwt(jwt) {
+            Ok(id) => Ok(Admitted {
+                caller: None,
+                app: Some(id),
+            }),
+            Err(why) => Err(message(401, why)),
+        };
+    }
+    let now = Timestamp::now();
     let mut state = github.state();
     if Timestamp::now() >= state.window_ends {
         state.window_ends = Timestamp::now() + jiff::SignedDuration::from_hours(1);
@@ -90,17 +109,20 @@ pub(super) fn admit(
                 return Err(rate_limit_exceeded());
             }
             state.anonymous_used += u64::from(counts);
-            Ok(None)
+            Ok(Admitted::default())
         }
         Some(token) => match state.tokens.get_mut(token) {
-            None => Err(bad_credentials()),
-            Some(holder) => {
+            Some(holder) if holder.expires_at.is_none_or(|end| now < end) => {
                 if counts && holder.used >= limit {
                     return Err(rate_limit_exceeded());
                 }
                 holder.used += u64::from(counts);
-                Ok(Some(holder.clone()))
+                Ok(Admitted {
+                    caller: Some(holder.clone()),
+                    app: None,
+                })
             }
+            Some(_) | None => Err(bad_credentials()),
         },
     }
 }

@@ -87,15 +87,44 @@ impl Call<'_> {
             .resolve(&format!("refs/{name}"))
             .await
             .ok_or_else(not_found)?;
+        Ok(json_reply(200, &self.reference(repository, name, &sha)))
+    }
+
+    /// Branches whose names begin so; nothing is no error, but an empty repository is.
+    pub(super) async fn matching_references(&self, repository: &str, beginning: &str) -> Reply {
+        let Some(beginning) = beginning.strip_prefix("heads/") else {
+            return Err(not_found());
+        };
+        let branches = self
+            .git_of(repository)?
+            .branches()
+            .await
+            .map_err(|error| message(500, &format!("{error:#}")))?;
+        if branches.is_empty() {
+            return Err(message(409, "Git Repository is empty."));
+        }
+        let found: Vec<Value> = branches
+            .iter()
+            .filter(|(name, _)| name.starts_with(beginning))
+            .map(|(name, sha)| self.reference(repository, &format!("heads/{name}"), sha))
+            .collect();
+        let page = self.page();
+        let count = found.len();
+        let shown: Vec<Value> = found
+            .into_iter()
+            .skip(page.skip())
+            .take(page.size)
+            .collect();
+        Ok(self.with_links(json_reply(200, &shown.into()), &page, count))
+    }
+
+    fn reference(&self, repository: &str, name: &str, sha: &str) -> Value {
         let base = format!("{}/repos/{repository}/git", self.github.api_url());
-        Ok(json_reply(
-            200,
-            &json!({
-                "ref": format!("refs/{name}"),
-                "node_id": "",
-                "url": format!("{base}/refs/{name}"),
-                "object": { "type": "commit", "sha": sha, "url": format!("{base}/commits/{sha}") },
-            }),
-        ))
+        json!({
+            "ref": format!("refs/{name}"),
+            "node_id": "",
+            "url": format!("{base}/refs/{name}"),
+            "object": { "type": "commit", "sha": sha, "url": format!("{base}/commits/{sha}") },
+        })
     }
 }

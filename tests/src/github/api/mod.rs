@@ -1,6 +1,7 @@
 //! The REST API: who asks, how often, what for; refusals in GitHub's own words.
 
 mod admission;
+mod apps;
 mod commits;
 mod hooks;
 mod pages;
@@ -10,13 +11,12 @@ mod statuses;
 
 pub(super) use admission::{credentials, set_rate_headers};
 pub(super) use refusal::{bad_credentials, no_commit, rate_limit_exceeded};
-#[cfg(test)]
 pub(super) use statuses::STATUS_LIMIT;
 
 use super::GitHub;
 use super::server::json_reply;
 use super::state::{Repository, Token};
-use admission::{admit, api_version, query, rate};
+use admission::{Admitted, admit, api_version, query, rate};
 use axum::body::Bytes;
 use axum::response::Response;
 use http::request::Parts;
@@ -33,6 +33,8 @@ struct Call<'a> {
     body: &'a [u8],
     caller: Option<Token>,
     token: Option<String>,
+    /// Set when an App signed the request itself.
+    app: Option<u64>,
 }
 
 /// Boxed, because a response is large.
@@ -43,7 +45,7 @@ type Reply = Result<Response, Refusal>;
 pub(super) async fn answer(github: &GitHub, parts: &Parts, path: &str, body: &Bytes) -> Response {
     let token = credentials(parts);
     let mut response = match admit(github, parts, path, token.as_deref()) {
-        Ok(caller) => {
+        Ok(Admitted { caller, app }) => {
             let call = Call {
                 github,
                 parts,
@@ -51,6 +53,7 @@ pub(super) async fn answer(github: &GitHub, parts: &Parts, path: &str, body: &By
                 body,
                 caller,
                 token: token.clone(),
+                app,
             };
             let response = call.route(path).await.unwrap_or_else(|refusal| *refusal);
             call.if_changed(response).await
@@ -79,6 +82,13 @@ pub(super) async fn answer(github: &GitHub, parts: &Parts, path: &str, body: &By
 impl Call<'_> {
     async fn route(&self, path: &str) -> Reply {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        if Call::is_for_apps(&segments) {
+            return self.route_app(&segments);
+        }
+        if self.app.is_some() {
+            // As itself an App sees no repository.
+            return Err(bad_credentials());
+        }
         match (&self.parts.method, segments.as_slice()) {
             (&Method::GET, [""] | ["meta"]) => Ok(json_reply(
                 200,
@@ -115,6 +125,10 @@ impl Call<'_> {
             (&Method::GET, ["git", "ref", reference @ ..]) => {
                 self.get_reference(repository, &reference.join("/")).await
             }
+            (&Method::GET, ["git", "matching-refs", reference @ ..]) => {
+                self.matching_references(repository, &reference.join("/"))
+                    .await
+            }
             (&Method::POST, ["statuses", sha]) => self.post_status(repository, sha).await,
             (&Method::GET, ["commits", reference @ .., "status"]) => {
                 self.combined_status(repository, &reference.join("/")).await
@@ -126,14 +140,18 @@ impl Call<'_> {
             (&Method::GET, ["commits", reference @ ..]) if !reference.is_empty() => {
                 self.get_commit(repository, &reference.join("/")).await
             }
-            (_, ["hooks", ..]) if self.caller.is_none() => Err(not_found()),
+            (_, ["hooks", ..]) if !self.caller.as_ref().is_some_and(|known| known.sees_hooks) => {
+                Err(not_found())
+            }
             (&Method::GET, ["hooks"]) => Ok(self.list_hooks(repository)),
-            (&Method::GET, ["hooks", hook, "deliveries"]) => self.list_deliveries(repository, hook),
+            (&Method::GET, ["hooks", hook, "deliveries"]) => {
+                self.list_deliveries(&self.repository_log(repository, hook)?)
+            }
             (&Method::GET, ["hooks", hook, "deliveries", id]) => {
-                self.get_delivery(repository, hook, id)
+                self.get_delivery(&self.repository_log(repository, hook)?, id)
             }
             (&Method::POST, ["hooks", hook, "deliveries", id, "attempts"]) => {
-                self.redeliver(repository, hook, id)
+                self.redeliver(&self.repository_log(repository, hook)?, id)
             }
             _ => Err(not_found()),
         }

@@ -40,6 +40,9 @@ impl Call<'_> {
                 })
             })
             .collect();
+        if self.query.get("sort").is_some_and(|sort| sort == "updated") {
+            pulls.sort_by_key(|pull| pull.updated_at);
+        }
         if newest_first {
             pulls.reverse();
         }

@@ -49,7 +49,7 @@ impl Call<'_> {
                         && status.is_of(&wanted.context)
                 })
                 .count();
-            if before >= STATUS_LIMIT {
+            if before >= state.status_limit {
                 return Err(invalid_status(
                     None,
                     "This SHA and context has reached the maximum number of statuses.",

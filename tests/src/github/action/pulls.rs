@@ -1,16 +1,12 @@
-//! What people do on GitHub: each action changes repositories and state, then sends the webhooks that GitHub sends.
+//! Pull requests are opened, changed, closed and merged.
 
-use super::GitHub;
-use super::shape::PushFacts;
-use super::state::{AccountKind, Mergeability, PullRequest, PullState, Repository};
-use crate::git::{BareRepository, Commit, Merge};
+use super::Event;
+use crate::git::Merge;
+use crate::github::GitHub;
+use crate::github::state::{AccountKind, Mergeability, PullRequest, PullState};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-
-/// Commits listed in one push event.
-const COMMITS_IN_PUSH: usize = 2048;
 
 /// A pull request to be opened.
 #[derive(Debug, Clone)]
@@ -69,269 +65,9 @@ pub enum MergeMethod {
     Squash,
 }
 
-/// An event that is ready to be announced once the action is done.
-struct Event {
-    repository: String,
-    name: &'static str,
-    body: Value,
-}
-
 impl GitHub {
-    /// Makes a repository `owner/name` with a first commit of these files on `main`; returns its SHA. The owner is
-    /// an organisation unless it is known as something else.
-    pub async fn create_repository(&self, name: &str, files: &[(&str, &str)]) -> Result<String> {
-        let _turn = self.inner.turn.lock().await;
-        let git = BareRepository::init(&self.folder_of(name)).await?;
-        let mut commit = Commit::on("main").message("First commit");
-        for (path, content) in files {
-            commit = commit.file(path, *content);
-        }
-        let sha = git.commit(&commit).await?;
-        self.add_repository(name, git, None)?;
-        Ok(sha)
-    }
-
-    fn folder_of(&self, name: &str) -> std::path::PathBuf {
-        self.repositories_folder().join(format!("{name}.git"))
-    }
-
-    fn add_repository(&self, name: &str, git: BareRepository, fork_of: Option<&str>) -> Result<()> {
-        let (owner, short) = name
-            .split_once('/')
-            .with_context(|| format!("`{name}` is not owner/name"))?;
-        let mut state = self.state();
-        let kind = if fork_of.is_some() {
-            AccountKind::User
-        } else {
-            AccountKind::Organization
-        };
-        state.account(owner, kind);
-        let now = Timestamp::now();
-        let repository = Repository {
-            id: state.next_id(),
-            owner: owner.to_owned(),
-            name: short.to_owned(),
-            private: false,
-            fork_of: fork_of.map(str::to_owned),
-            default_branch: "main".to_owned(),
-            created_at: now,
-            pushed_at: now,
-            git,
-            pulls: BTreeMap::new(),
-        };
-        state.repositories.insert(name.to_owned(), repository);
-        Ok(())
-    }
-
-    /// Forks a repository to another owner; returns the fork's name.
-    pub async fn fork(&self, name: &str, owner: &str) -> Result<String> {
-        let _turn = self.inner.turn.lock().await;
-        let origin = self.git(name)?;
-        let short = name.split('/').next_back().unwrap_or(name);
-        let fork = format!("{owner}/{short}");
-        let git = BareRepository::clone_of(&self.folder_of(&fork), &origin).await?;
-        self.add_repository(&fork, git, Some(name))?;
-        Ok(fork)
-    }
-
-    /// Deletes a repository; pull requests from it keep their commits, but have no head repository any more.
-    pub fn delete_repository(&self, name: &str) {
-        let mut state = self.state();
-        state.repositories.remove(name);
-        for repository in state.repositories.values_mut() {
-            for pull in repository.pulls.values_mut() {
-                if pull.head_repository.as_deref() == Some(name) {
-                    pull.head_repository = None;
-                }
-            }
-        }
-    }
-
-    pub fn set_private(&self, name: &str, private: bool) {
-        if let Some(repository) = self.state().repositories.get_mut(name) {
-            repository.private = private;
-        }
-    }
-
-    /// The bare repository behind a name.
-    pub fn git(&self, name: &str) -> Result<BareRepository> {
-        let state = self.state();
-        let repository = state.repositories.get(name);
-        Ok(repository
-            .with_context(|| format!("no repository {name}"))?
-            .git
-            .clone())
-    }
-
-    pub fn pull_request(&self, repository: &str, number: i64) -> Option<PullRequest> {
-        self.state().pull(repository, number).cloned()
-    }
-
-    /// Commits and pushes; returns the SHA.
-    pub async fn commit(&self, repository: &str, commit: Commit) -> Result<String> {
-        let shas = self.push(repository, &[commit]).await?;
-        shas.into_iter().next_back().context("no commit was made")
-    }
-
-    /// Commits several times on one branch and pushes once; returns the SHAs.
-    pub async fn push(&self, repository: &str, commits: &[Commit]) -> Result<Vec<String>> {
-        let branch = commits.first().context("nothing to push")?.branch.clone();
-        if commits.iter().any(|commit| commit.branch != branch) {
-            bail!("one push moves one branch here");
-        }
-        let (shas, events) = {
-            let _turn = self.inner.turn.lock().await;
-            let git = self.git(repository)?;
-            let before = git.head_of(&branch).await;
-            let mut shas = Vec::new();
-            for commit in commits {
-                shas.push(git.commit(commit).await?);
-            }
-            let events = self
-                .branch_moved(repository, &branch, before, "ada")
-                .await?;
-            (shas, events)
-        };
-        self.announce_all(events).await;
-        Ok(shas)
-    }
-
-    /// Moves a branch to a commit that is there already, e.g. back: a forced push.
-    pub async fn force_push(&self, repository: &str, branch: &str, sha: &str) -> Result<()> {
-        let events = {
-            let _turn = self.inner.turn.lock().await;
-            let git = self.git(repository)?;
-            let before = git.head_of(branch).await;
-            git.update_ref(&format!("refs/heads/{branch}"), sha).await?;
-            self.branch_moved(repository, branch, before, "ada").await?
-        };
-        self.announce_all(events).await;
-        Ok(())
-    }
-
-    pub async fn delete_branch(&self, repository: &str, branch: &str) -> Result<()> {
-        let events = {
-            let _turn = self.inner.turn.lock().await;
-            let git = self.git(repository)?;
-            let before = git.head_of(branch).await;
-            git.delete_ref(&format!("refs/heads/{branch}")).await?;
-            let mut events = self.branch_moved(repository, branch, before, "ada").await?;
-            // A pull request without its branch is closed.
-            for (base, number) in self.open_pulls_of(repository, branch) {
-                events.extend(self.close_in_turn(&base, number, "ada")?);
-            }
-            events
-        };
-        self.announce_all(events).await;
-        Ok(())
-    }
-
-    fn open_pulls_of(&self, head_repository: &str, branch: &str) -> Vec<(String, i64)> {
-        let state = self.state();
-        state
-            .repositories
-            .values()
-            .flat_map(|base| {
-                base.pulls
-                    .values()
-                    .filter(|pull| {
-                        pull.state == PullState::Open
-                            && pull.head_branch == branch
-                            && pull.head_repository.as_deref() == Some(head_repository)
-                    })
-                    .map(|pull| (base.full_name(), pull.number))
-            })
-            .collect()
-    }
-
-    /// The events of a branch that has moved: `push`, and `synchronize` of the pull requests from it.
-    async fn branch_moved(
-        &self,
-        repository: &str,
-        branch: &str,
-        before: Option<String>,
-        pusher: &str,
-    ) -> Result<Vec<Event>> {
-        let git = self.git(repository)?;
-        let after = git.head_of(branch).await;
-        if before == after {
-            return Ok(Vec::new());
-        }
-        let forced = match (&before, &after) {
-            (Some(before), Some(after)) => !git.is_ancestor(before, after).await?,
-            (None, _) | (_, None) => false,
-        };
-        let mut commits = Vec::new();
-        let mut head = None;
-        if let Some(after) = &after {
-            let since = match &before {
-                Some(before) => Some(before.clone()),
-                None => self.default_head(repository).await,
-            };
-            let list = git.commits_between(since.as_deref(), after).await?;
-            for sha in list.iter().take(COMMITS_IN_PUSH) {
-                commits.push(git.commit_info(sha).await?);
-            }
-            head = Some(git.commit_info(after).await?);
-        }
-        let facts = PushFacts {
-            reference: format!("refs/heads/{branch}"),
-            before: before.clone(),
-            after: after.clone(),
-            forced,
-            commits,
-            head,
-            pusher: pusher.to_owned(),
-        };
-        let mut events = Vec::new();
-        {
-            let mut state = self.state();
-            state.account(pusher, AccountKind::User);
-            if let Some(known) = state.repositories.get_mut(repository) {
-                known.pushed_at = Timestamp::now();
-                // The base of these pull requests moved: whether they merge is to be computed again.
-                for pull in known.pulls.values_mut() {
-                    if pull.base_branch == branch && pull.state == PullState::Open {
-                        pull.mergeability = Mergeability::Unknown;
-                    }
-                }
-            }
-            if let Some(known) = state.repository(repository) {
-                events.push(Event {
-                    repository: repository.to_owned(),
-                    name: "push",
-                    body: self.shapes().push(&state, known, &facts),
-                });
-            }
-        }
-        if let Some(after) = after {
-            for (base, number) in self.open_pulls_of(repository, branch) {
-                let base_git = self.git(&base)?;
-                let reference = format!("refs/pull/{number}/head");
-                base_git.fetch(&git, &after, &reference).await?;
-                let more = json!({ "before": before, "after": after });
-                let event =
-                    self.change_pull(&base, number, "synchronize", pusher, more, |pull| {
-                        pull.head_sha.clone_from(&after);
-                        pull.mergeability = Mergeability::Unknown;
-                    })?;
-                events.push(event);
-            }
-        }
-        Ok(events)
-    }
-
-    async fn default_head(&self, repository: &str) -> Option<String> {
-        let (git, branch) = {
-            let state = self.state();
-            let known = state.repositories.get(repository)?;
-            (known.git.clone(), known.default_branch.clone())
-        };
-        git.head_of(&branch).await
-    }
-
     /// Changes a pull request and makes the event of it.
-    fn change_pull(
+    pub(super) fn change_pull(
         &self,
         repository: &str,
         number: i64,
@@ -360,14 +96,6 @@ impl GitHub {
             name: "pull_request",
             body,
         })
-    }
-
-    async fn announce_all(&self, events: Vec<Event>) {
-        self.notify();
-        for event in events {
-            self.announce(&event.repository, event.name, &event.body)
-                .await;
-        }
     }
 
     /// Opens a pull request; returns its number.
@@ -436,7 +164,12 @@ impl GitHub {
         Ok(number)
     }
 
-    fn close_in_turn(&self, repository: &str, number: i64, sender: &str) -> Result<Option<Event>> {
+    pub(super) fn close_in_turn(
+        &self,
+        repository: &str,
+        number: i64,
+        sender: &str,
+    ) -> Result<Option<Event>> {
         if self
             .pull_request(repository, number)
             .is_none_or(|pull| pull.state == PullState::Closed)
@@ -569,18 +302,7 @@ impl GitHub {
             };
             git.update_ref(&format!("refs/heads/{}", pull.base_branch), &sha)
                 .await?;
-            let closed =
-                self.change_pull(repository, number, "closed", "ada", json!({}), |pull| {
-                    let now = Timestamp::now();
-                    pull.state = PullState::Closed;
-                    pull.merged = true;
-                    pull.merged_by = Some("ada".to_owned());
-                    pull.merge_commit_sha = Some(sha.clone());
-                    pull.closed_at = Some(now);
-                    pull.merged_at = Some(now);
-                    pull.mergeability = Mergeability::Unknown;
-                })?;
-            let mut events = vec![closed];
+            let mut events = vec![self.mark_merged(repository, number, &sha)?];
             events.extend(
                 self.branch_moved(repository, &pull.base_branch, Some(base), "ada")
                     .await?,
@@ -591,8 +313,34 @@ impl GitHub {
         Ok(sha)
     }
 
+    /// Makes a pull request look as if nobody had touched it for so many days.
+    pub fn age_pull_request(&self, repository: &str, number: i64, days: i64) {
+        let age = jiff::SignedDuration::from_hours(24 * days);
+        if let Some(pull) = self.state().pull_mut(repository, number) {
+            pull.updated_at -= age;
+            pull.created_at -= age;
+        }
+    }
+
+    pub(super) fn mark_merged(&self, repository: &str, number: i64, sha: &str) -> Result<Event> {
+        self.change_pull(repository, number, "closed", "ada", json!({}), |pull| {
+            let now = Timestamp::now();
+            pull.state = PullState::Closed;
+            pull.merged = true;
+            pull.merged_by = Some("ada".to_owned());
+            pull.merge_commit_sha = Some(sha.to_owned());
+            pull.closed_at = Some(now);
+            pull.merged_at = Some(now);
+            pull.mergeability = Mergeability::Unknown;
+        })
+    }
+
     /// Works out whether an open pull request merges, and keeps `refs/pull/N/merge` as GitHub does.
-    pub(super) async fn compute_mergeability(&self, repository: &str, number: i64) -> Result<()> {
+    pub(in crate::github) async fn compute_mergeability(
+        &self,
+        repository: &str,
+        number: i64,
+    ) -> Result<()> {
         let git = self.git(repository)?;
         let Some(pull) = self.pull_request(repository, number) else {
             return Ok(());
