@@ -2,6 +2,7 @@
 
 mod confinement;
 mod github;
+mod outbox;
 
 use super::serve::{lock, open_objects, vm_config};
 use super::terminal::{HINT, print, print_json, told};
@@ -281,6 +282,10 @@ async fn database(config: &Config, findings: &mut Vec<Finding>) {
         }
     };
     findings.push(good("database", path.display().to_string()));
+    match outbox::look(&store).await {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(fault("outbox", error.to_string())),
+    }
     match store.drain().await {
         Ok(drain) => {
             findings.extend(drain.map(|drain| note("drain", Pause::Drain(drain).to_string())))

@@ -193,8 +193,9 @@ impl Master {
             ..Pace::default()
         };
         let outbox = signals.outbox.clone();
-        let reporter =
-            github.map(|github| Reporter::new(store.clone(), github, outbox, pace, clock));
+        let reporter = github
+            .clone()
+            .map(|github| Reporter::new(store.clone(), github, outbox, pace, clock));
         let machinery = Arc::new(Machinery {
             config,
             platforms: platforms.clone(),
@@ -228,6 +229,7 @@ impl Master {
                 capacity,
                 pauses,
                 backlog,
+                github,
             },
             store,
             signals,

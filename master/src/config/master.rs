@@ -49,6 +49,12 @@ pub struct GithubConfig {
     pub webhook_secret_files: Vec<PathBuf>,
     /// Be a GitHub App instead of the holder of a token.
     pub app: Option<GithubAppConfig>,
+    /// What GitHub shows is compared with what the master knows at the start and this often, in seconds; 0: never.
+    /// Default 300.
+    pub reconcile_secs: u64,
+    /// A commit that has no build and was last touched longer ago is not built for having been missed, in days.
+    /// Default 14.
+    pub reconcile_days: u32,
     /// The first pause after GitHub asked to send less without saying for how long, in seconds; doubled each time up
     /// to fifteen minutes. Default 60.
     pub limit_pause_secs: u64,
@@ -211,6 +217,8 @@ impl Default for GithubConfig {
             token_file: None,
             webhook_secret_files: Vec::new(),
             app: None,
+            reconcile_secs: 300,
+            reconcile_days: 14,
             limit_pause_secs: 60,
         }
     }

@@ -183,7 +183,8 @@ pub fn may_have_secrets(build: &Build) -> bool {
     let new = &build.new;
     match new.trigger {
         Trigger::PullRequest => !new.from_fork,
-        Trigger::Merge | Trigger::Push | Trigger::Poll => true,
+        // Only who may write puts a pull request into a merge queue.
+        Trigger::Merge | Trigger::MergeGroup | Trigger::Push | Trigger::Poll => true,
         Trigger::Manual => {
             new.reference.starts_with("refs/heads/") || new.reference.starts_with("refs/tags/")
         }

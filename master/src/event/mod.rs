@@ -19,6 +19,9 @@
 )]
 
 mod check;
+pub(crate) mod form;
 pub mod interpret;
+mod names;
 mod secrets;
+pub(crate) mod subjects;
 pub mod webhook;

@@ -59,6 +59,11 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestam
     }
 }
 
+/// Whether a status that was refused so is refused however often it is sent.
+pub fn is_for_good(why: &str) -> bool {
+    why.contains("maximum number of statuses")
+}
+
 fn speaks_of_limit(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     ["rate limit", "abuse", "submitted too quickly"]

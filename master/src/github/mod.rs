@@ -25,6 +25,8 @@ mod app;
 mod auth;
 mod check;
 mod error;
+mod hooks;
+mod read;
 mod statuses;
 mod token;
 mod transport;
@@ -32,6 +34,8 @@ mod transport;
 pub use answer::Verdict;
 pub use check::{AppCheck, GitHubCheck, RepositoryCheck, TokenCheck};
 pub use error::GitHubError;
+pub use hooks::{DeliveryLog, Hook, LoggedDelivery};
+pub use read::{Listed, Pages};
 pub use transport::Budget;
 
 use crate::config::{GithubConfig, Reread};
@@ -89,15 +93,19 @@ impl GitHub {
             .auth
             .header(&self.transport, whom, Reread::IfChanged)
             .await?;
-        let reply = self.transport.send(call, &header).await?;
+        let mut reply = self.transport.send(call, &header).await?;
         if reply.status == http::StatusCode::UNAUTHORIZED {
             let fresh = self
                 .auth
                 .header(&self.transport, whom, Reread::Always)
                 .await?;
             if fresh != header {
-                return self.transport.send(call, &fresh).await;
+                reply = self.transport.send(call, &fresh).await?;
             }
+        }
+        // An App has another limit for what it asks as itself.
+        if matches!(whom, Whom::Repository(_)) {
+            self.transport.note_budget(&reply);
         }
         Ok(reply)
     }

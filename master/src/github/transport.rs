@@ -62,6 +62,19 @@ impl<'a> Call<'a> {
             ..Call::new(Method::POST, path)
         }
     }
+
+    /// Only if the answer is not the one with this tag.
+    pub(super) fn unless(self, tag: Option<&'a HeaderValue>) -> Call<'a> {
+        Call {
+            unless: tag,
+            ..self
+        }
+    }
+
+    /// Takes an answer of so many bytes.
+    pub(super) fn at_most(self, most_bytes: usize) -> Call<'a> {
+        Call { most_bytes, ..self }
+    }
 }
 
 pub(super) struct Reply {
@@ -174,10 +187,7 @@ impl Transport {
             })
         };
         let why = match tokio::time::timeout(self.deadline, exchange).await {
-            Ok(Ok(reply)) => {
-                self.note_budget(&reply);
-                return Ok(reply);
-            }
+            Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(error)) => chain(&error),
             Err(_) => format!("no answer within {} s", self.deadline.as_secs_f32()),
         };
@@ -187,7 +197,7 @@ impl Transport {
         })
     }
 
-    fn note_budget(&self, reply: &Reply) {
+    pub(super) fn note_budget(&self, reply: &Reply) {
         let number = |name: &str| reply.header(name)?.trim().parse::<u64>().ok();
         let read = || {
             let reset = i64::try_from(number("x-ratelimit-reset")?).ok()?;
@@ -217,7 +227,7 @@ impl Transport {
     }
 
     /// Path and query of an address of this server.
-    fn path_of(&self, target: &Url) -> Option<String> {
+    pub(super) fn path_of(&self, target: &Url) -> Option<String> {
         if target.origin() != self.api_url.origin() {
             return None;
         }

@@ -11,6 +11,8 @@ pub enum Trigger {
     PullRequest,
     /// A pull request was merged.
     Merge,
+    /// A merge queue wants to know whether it may merge.
+    MergeGroup,
     /// A push reported by a webhook.
     Push,
     /// A commit found by polling.
@@ -20,9 +22,10 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    pub const ALL: [Trigger; 5] = [
+    pub const ALL: [Trigger; 6] = [
         Trigger::PullRequest,
         Trigger::Merge,
+        Trigger::MergeGroup,
         Trigger::Push,
         Trigger::Poll,
         Trigger::Manual,
@@ -32,6 +35,7 @@ impl Trigger {
         match self {
             Trigger::PullRequest => "pull_request",
             Trigger::Merge => "merge",
+            Trigger::MergeGroup => "merge_group",
             Trigger::Push => "push",
             Trigger::Poll => "poll",
             Trigger::Manual => "manual",

@@ -16,7 +16,8 @@ pub enum Priority {
 impl Priority {
     pub fn of(trigger: Trigger) -> Priority {
         match trigger {
-            Trigger::Merge => Priority::Merge,
+            // All others in the merge queue wait, too.
+            Trigger::Merge | Trigger::MergeGroup => Priority::Merge,
             // A person who asks by hand waits for it.
             Trigger::Push | Trigger::Poll | Trigger::Manual => Priority::Push,
             Trigger::PullRequest => Priority::PullRequest,

@@ -23,7 +23,7 @@ pub use build::{Build, BuildState, NewBuild, Trigger};
 pub use drain::{AfterDrain, Drain};
 pub use ending::{Conclusion, Ending, Reason};
 pub use ids::{AttemptId, BuildId, JobId};
-pub use intent::{Intent, PullRequest};
+pub use intent::{Intent, Learnt, MergeGroup, PullRequest};
 pub use job::{Job, JobState, NewJob, Priority};
 pub use plan::{JobPlan, Step, Timeouts};
 pub use platform::{

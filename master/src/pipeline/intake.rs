@@ -2,10 +2,12 @@
 //!
 //! Each becomes an [`Intent`]; applying one twice does no harm, because a build's key says what it means.
 
+pub(super) mod wanted;
+
 use super::ledger::{Again, Ledger, OlderBuilds};
 use crate::config::{Config, OnNewCommit, RepositoryConfig};
 use crate::event::interpret::{Interpreted, interpret};
-use crate::model::{BuildId, Ending, Intent, NewBuild, PullRequest, Trigger};
+use crate::model::{BuildId, Ending, Intent, Learnt, NewBuild, PullRequest, Trigger};
 use crate::pulse::Pulse;
 use crate::report::wording;
 use crate::source::Source;
@@ -13,6 +15,7 @@ use crate::store::builds::Inserted;
 use anyhow::{Context, bail};
 use std::sync::Arc;
 use std::time::Duration;
+use wanted::Publish;
 
 /// How often stored deliveries are looked for without a wake-up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -106,6 +109,15 @@ impl Intake {
             .config
             .repository(&name)
             .with_context(|| format!("repository `{name}` is not configured"))?;
+        self.carry_out(repository, intents).await
+    }
+
+    /// Does what is asked for, in this order; what became of it, in a sentence.
+    pub(super) async fn carry_out(
+        &self,
+        repository: &RepositoryConfig,
+        intents: Vec<Intent>,
+    ) -> anyhow::Result<String> {
         let is_merged = intents.iter().any(|intent| {
             matches!(
                 intent,
@@ -143,14 +155,14 @@ impl Intake {
                 title,
                 author,
                 merged_pull_request,
-                before: _,
+                learnt,
             } => {
                 let trigger = match merged_pull_request {
                     Some(_) => Trigger::Merge,
                     None => Trigger::Push,
                 };
-                let new = commit_build(repository, &branch, sha, title, author, trigger);
-                Ok(said(self.ledger.open_build(&new, OlderBuilds::Keep).await?))
+                let new = wanted::commit(repository, &branch, sha, title, author, trigger);
+                self.open_or_take_up(&new, &learnt, OlderBuilds::Keep).await
             }
             Intent::CancelPullRequest {
                 number,
@@ -163,6 +175,25 @@ impl Intake {
                     .cancel_pull_request(&repository.name, number, closed_at, &ending)
                     .await?;
                 Ok(format!("{count} builds of pull request {number} cancelled"))
+            }
+            Intent::BuildMergeGroup(group) => {
+                let learnt = group.learnt.clone();
+                let new = wanted::merge_group(repository, group);
+                self.open_or_take_up(&new, &learnt, OlderBuilds::Keep).await
+            }
+            Intent::CancelMergeGroup { head_sha, reason } => {
+                let ending = Ending::new(reason, wording::UNQUEUED);
+                let key = wanted::commit_key(&head_sha, Publish::No);
+                Ok(
+                    match self
+                        .ledger
+                        .cancel_merge_group(&repository.name, &key, &ending)
+                        .await?
+                    {
+                        Some(id) => format!("{id} of the merge group cancelled"),
+                        None => "no build of the merge group is under way".to_owned(),
+                    },
+                )
             }
             Intent::BuildRef {
                 reference,
@@ -191,34 +222,33 @@ impl Intake {
                 "not acted upon: pull request #{number} was closed after that"
             ));
         }
-        let new = NewBuild {
-            repository: repository.name.clone(),
-            trigger: Trigger::PullRequest,
-            key: format!(
-                "pull:{}:{}:{}",
-                pull_request.number, pull_request.base_ref, pull_request.head_sha
-            ),
-            reference: format!("refs/pull/{}/head", pull_request.number),
-            pull_request: Some(pull_request.number),
-            base_ref: Some(pull_request.base_ref),
-            head_sha: pull_request.head_sha,
-            from_fork: pull_request.from_fork,
-            publish: false,
-            title: pull_request.title,
-            author: pull_request.author,
-            event_at: pull_request.updated_at,
-            before_sha: pull_request.before,
-            only_platforms: Vec::new(),
-        };
+        let learnt = pull_request.learnt.clone();
+        let new = wanted::pull_request(repository, pull_request);
         let older = match repository.on_new_commit {
-            OnNewCommit::Cancel => OlderBuilds::Cancel,
+            OnNewCommit::Cancel => OlderBuilds::Cancel {
+                seen_at: match learnt {
+                    Learnt::FromEvent { .. } => None,
+                    Learnt::ByLooking { at } => Some(at),
+                },
+            },
             OnNewCommit::Queue => OlderBuilds::Keep,
         };
-        let inserted = self.ledger.open_build(&new, older).await?;
-        if let Inserted::Known(id) = inserted
-            && self.ledger.want_again(id, &new, older).await? == Again::TakenUp
-        {
-            return Ok(format!("{id} taken up again: it is wanted again"));
+        self.open_or_take_up(&new, &learnt, older).await
+    }
+
+    /// Opens the build, or makes sure of the one that means the same.
+    async fn open_or_take_up(
+        &self,
+        new: &NewBuild,
+        learnt: &Learnt,
+        older: OlderBuilds,
+    ) -> anyhow::Result<String> {
+        let inserted = self.ledger.open_build(new, older).await?;
+        if let Inserted::Known(id) = inserted {
+            match self.ledger.want_again(id, new, learnt, older).await? {
+                Again::TakenUp => return Ok(format!("{id} taken up again: it is wanted again")),
+                Again::Known => {}
+            }
         }
         Ok(said(inserted))
     }
@@ -291,7 +321,7 @@ impl Intake {
             }
             let since = read.get(&branch).map(String::as_str);
             for commit in self.sources.new_commits(repository, &tip, since).await? {
-                let new = commit_build(
+                let new = wanted::commit(
                     repository,
                     &branch,
                     commit.sha,
@@ -313,34 +343,6 @@ impl Intake {
                 .await?;
         }
         Ok(())
-    }
-}
-
-fn commit_build(
-    repository: &RepositoryConfig,
-    branch: &str,
-    sha: String,
-    title: String,
-    author: Option<String>,
-    trigger: Trigger,
-) -> NewBuild {
-    let publish = repository.publishes_branch(branch);
-    NewBuild {
-        repository: repository.name.clone(),
-        trigger,
-        // A merge and the push that it makes mean the same build.
-        key: format!("commit:{sha}:{}", if publish { "publish" } else { "test" }),
-        reference: format!("refs/heads/{branch}"),
-        pull_request: None,
-        base_ref: Some(branch.to_owned()),
-        head_sha: sha,
-        from_fork: false,
-        publish,
-        title,
-        author,
-        event_at: None,
-        before_sha: None,
-        only_platforms: Vec::new(),
     }
 }
 

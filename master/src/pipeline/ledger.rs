@@ -3,6 +3,7 @@
 //! In come decisions of the other files of this folder; out go rows, and a wake-up for whoever acts on them next.
 //! Nothing here talks to libvirt, a guest or GitHub.
 
+mod made_good;
 mod pull_requests;
 
 pub use pull_requests::Again;
@@ -49,7 +50,10 @@ pub enum JobOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OlderBuilds {
     Keep,
-    Cancel,
+    /// Those that are older than the new one: by their events, or because GitHub was seen to show the new one since.
+    Cancel {
+        seen_at: Option<Timestamp>,
+    },
 }
 
 impl Ledger {
@@ -107,15 +111,17 @@ impl Ledger {
         older: OlderBuilds,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        if older == OlderBuilds::Keep {
+        let OlderBuilds::Cancel { seen_at } = older else {
             return Ok(());
-        }
+        };
         let others = builds::unfinished_of_pull_request(tx, &new.repository, number).await?;
         let is_later = |other: &Build| {
-            let by_clock =
-                matches!((other.new.event_at, new.event_at), (Some(a), Some(b)) if a > b);
-            // Events of the same second are told apart by the head that one of them replaced.
-            by_clock || other.new.before_sha.as_ref() == Some(&new.head_sha)
+            match (other.new.event_at, new.event_at) {
+                (Some(a), Some(b)) if a != b => a > b,
+                _ if seen_at.is_some_and(|at| other.created_at < at) => false,
+                // Events of the same second are told apart by the head that one of them replaced.
+                _ => other.new.before_sha.as_ref() == Some(&new.head_sha),
+            }
         };
         let newer = others
             .iter()

@@ -1,9 +1,9 @@
 //! Joins the stages: the only place that knows them all.
 //!
 //! ```text
-//!  intake ──► prepare ──► schedule ──► drive (work, collect)
-//!     │          │            │           │
-//!     └──────────┴─────► ledger ◄─────────┘ ──► outbox ──► report
+//!  reconcile ──► intake ──► prepare ──► schedule ──► drive (work, collect)
+//!      │           │          │            │           │
+//!      └───────────┴──────────┴──► ledger ◄┴───────────┘ ──► outbox ──► report
 //! ```
 //!
 //! Every loop is level-triggered: it looks at the rows, takes a step, looks again. Starting is just a first look.
@@ -18,6 +18,7 @@ pub mod ledger;
 mod patience;
 pub mod pause;
 mod prepare;
+mod reconcile;
 mod schedule;
 pub mod signals;
 mod transcript;
@@ -25,6 +26,7 @@ mod work;
 
 pub use drive::Machinery;
 
+use crate::github::GitHub;
 use crate::placement::Capacity;
 use backlog::SharedBacklog;
 use intake::Intake;
@@ -32,6 +34,7 @@ use keep::Keeper;
 use ledger::Ledger;
 use pause::Pauses;
 use prepare::Preparer;
+use reconcile::Reconciler;
 use schedule::Scheduler;
 use signals::Signals;
 use std::sync::Arc;
@@ -57,6 +60,8 @@ pub struct Pipeline {
     pub capacity: Capacity,
     pub pauses: Pauses,
     pub backlog: SharedBacklog,
+    /// Where there is one to be looked at.
+    pub github: Option<Arc<GitHub>>,
 }
 
 impl Pipeline {
@@ -74,6 +79,11 @@ impl Pipeline {
             if let Some(every) = repository.poll_interval() {
                 loops.spawn(self.intake.clone().run_poll(repository.clone(), every));
             }
+        }
+        if let Some(github) = self.github.filter(|_| config.github.reconcile_secs > 0) {
+            let reconciler =
+                Reconciler::new(github, self.intake.clone(), self.signals.deliveries.clone());
+            loops.spawn(reconciler.run(pulses.watch("reconciliation", reconcile::ROUND)));
         }
         let preparer = Preparer::new(self.ledger.clone(), &self.machinery);
         loops.spawn(preparer.run(

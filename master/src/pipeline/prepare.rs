@@ -115,7 +115,11 @@ impl Preparer {
         let head = build.new.head_sha.as_str();
         let (tested, base) = match build.new.trigger {
             Trigger::PullRequest => self.merge(repository, build).await?,
-            Trigger::Merge | Trigger::Push | Trigger::Poll | Trigger::Manual => {
+            Trigger::Merge
+            | Trigger::MergeGroup
+            | Trigger::Push
+            | Trigger::Poll
+            | Trigger::Manual => {
                 self.sources
                     .fetch(repository, &[head])
                     .await

@@ -303,6 +303,7 @@ async fn send(
             let at = now.saturating_add(after).unwrap_or(now);
             store.retry_status_at(id, at, why).await?;
         }
+        Record::PutOff { why } => store.put_off_status(id, why).await?,
         Record::Refused { why } => store.status_refused(id, row.version, why).await?,
     }
     Ok(Ended {

@@ -47,8 +47,17 @@ pub(super) struct Step {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Sent,
-    Retry { after: Duration, why: String },
-    Refused { why: String },
+    Retry {
+        after: Duration,
+        why: String,
+    },
+    /// It was not taken, for no reason of its own: it is due again as soon as all are.
+    PutOff {
+        why: String,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 /// The rules of sending again.
@@ -81,9 +90,11 @@ pub(super) fn decide(
         ),
         Verdict::Limited { wait, why } => {
             let wait = wait.unwrap_or(doubled(pace.first_pause, pauses, pace.longest_pause));
-            (retry(Duration::ZERO, why), Some(wait))
+            (Record::PutOff { why: why.clone() }, Some(wait))
         }
-        Verdict::Unauthorized { why } => (retry(Duration::ZERO, why), Some(pace.token_pause)),
+        Verdict::Unauthorized { why } => {
+            (Record::PutOff { why: why.clone() }, Some(pace.token_pause))
+        }
         Verdict::Refused { why } => (Record::Refused { why: why.clone() }, None),
     };
     Step { record, pause }

@@ -18,6 +18,9 @@ pub const PREPARING: &str = "Fetching and merging the commit";
 pub const WAITING: &str = "Waiting for a machine";
 pub const CLOSED: &str = "The pull request was closed";
 pub const MERGED: &str = "The pull request was merged";
+pub const UNQUEUED: &str = "The merge queue does not wait for it any more";
+pub const ABANDONED: &str =
+    "No result: no job is at work on it any more. Push again, or rerun the build";
 
 /// What a running job is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,6 +287,24 @@ fn names(jobs: &[Job], states: &[StatusState]) -> Vec<String> {
             }
         })
         .collect()
+}
+
+/// Statuses that wait to be sent; `why` is the trouble of one of them.
+pub fn backlog(unsent: i64, oldest: Timestamp, now: Timestamp, why: Option<&str>) -> String {
+    let unsent = u64::try_from(unsent).unwrap_or(0);
+    let statuses = match unsent {
+        1 => "1 status".to_owned(),
+        _ => format!("{unsent} statuses"),
+    };
+    let mut text = format!(
+        "GitHub was not told of {statuses} yet, the oldest for {}",
+        between(oldest, now)
+    );
+    if let Some(why) = why {
+        text.push_str(": ");
+        text.push_str(why);
+    }
+    text
 }
 
 /// A newer commit of the same pull request or branch took the place.

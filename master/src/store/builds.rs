@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-const COLUMNS: &str = "id, repository, trigger_name, build_key, reference, pull_request, base_ref, head_sha, from_fork, \
+pub(super) const COLUMNS: &str = "id, repository, trigger_name, build_key, reference, pull_request, base_ref, head_sha, from_fork, \
      publish, title, author, event_at, before_sha, only_platforms, state, base_sha, tested_sha, changed_files, reason, message, created_at, finished_at";
 
 /// What preparing a build found out.
@@ -24,7 +24,7 @@ pub enum Inserted {
     Known(BuildId),
 }
 
-fn from_row(row: &SqliteRow) -> Result<Build, StoreError> {
+pub(super) fn from_row(row: &SqliteRow) -> Result<Build, StoreError> {
     let trigger: String = row.try_get("trigger_name")?;
     let state: String = row.try_get("state")?;
     let only_platforms: String = row.try_get("only_platforms")?;

@@ -30,11 +30,16 @@ pub struct NewDelivery {
     pub guid: String,
     pub event: String,
     pub body: Bytes,
-    /// Of the body, in hexadecimal.
+    /// Of the body, in hexadecimal; or [`NewDelivery::FETCHED`].
     pub sha256: String,
     pub received_at: Timestamp,
     /// Set for a delivery that asks for nothing: it is recorded as done at once.
     pub outcome: Option<String>,
+}
+
+impl NewDelivery {
+    /// In place of the digest, for an event that was fetched from GitHub's log: the bytes that were sent are not known.
+    pub const FETCHED: &'static str = "";
 }
 
 /// What became of an insert.
@@ -231,6 +236,15 @@ impl Store {
         Ok(counts)
     }
 
+    /// Whether the delivery of that id is here.
+    pub async fn knows_delivery(&self, guid: &str) -> Result<bool, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM deliveries WHERE guid = ?")
+            .bind(guid)
+            .fetch_one(&self.reader)
+            .await?;
+        Ok(count > 0)
+    }
+
     /// The latest deliveries, newest first.
     pub async fn recent_deliveries(&self, limit: i64) -> Result<Vec<DeliverySummary>, StoreError> {
         let rows = sqlx::query(
@@ -308,7 +322,10 @@ async fn insert(
             .bind(&delivery.guid)
             .fetch_one(&mut *connection)
             .await?;
-    if sha256 != delivery.sha256 || event != delivery.event {
+    let is_fetched = [&sha256, &delivery.sha256]
+        .into_iter()
+        .any(|digest| digest == NewDelivery::FETCHED);
+    if (sha256 != delivery.sha256 && !is_fetched) || event != delivery.event {
         return Ok(Inserted::Conflict);
     }
     match DeliveryState::from_stored(&state)? {

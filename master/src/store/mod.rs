@@ -12,7 +12,9 @@ pub mod builds;
 mod checkpoint;
 mod deliveries;
 mod drain;
+pub mod heads;
 pub mod jobs;
+mod looks;
 pub mod pull_requests;
 pub mod results;
 pub mod snapshot;
@@ -23,7 +25,10 @@ pub use deliveries::{
     AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
     MOST_TRIES, NewDelivery, StoredDelivery,
 };
-pub use statuses::{Backlog, Reopen, StatusId, StatusRow, Wanted, want_status};
+pub use looks::LookRow;
+pub use statuses::{
+    Backlog, Reopen, StatusId, StatusRow, Wanted, send_again, status_of, want_status,
+};
 pub use tokens::{Added, TokenRow};
 
 use crate::model::{Ending, Reason};

@@ -14,6 +14,8 @@ mod reading;
 mod sending;
 mod wish;
 
+pub use reading::status_of;
+pub use sending::send_again;
 pub use wish::want_status;
 
 use super::{StoreError, timestamp};
@@ -66,6 +68,8 @@ pub struct StatusRow {
     pub sent_state: Option<StatusState>,
     /// Failures since the last success.
     pub tries: i64,
+    /// Not sent before this time: the pause after a failure.
+    pub next_try_at: Timestamp,
     /// Why the last try failed, while it is to be tried again.
     pub trouble: Option<String>,
     /// Why it will not be tried again.
@@ -79,13 +83,15 @@ impl StatusRow {
 }
 
 /// What waits to be sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Backlog {
     pub unsent: i64,
     /// Refused by GitHub, so that it shows something else than it should.
     pub refused: i64,
     /// When the oldest of the unsent ones changed.
     pub oldest: Option<Timestamp>,
+    /// Why one of them could not be sent.
+    pub trouble: Option<String>,
 }
 
 fn settled_at(now: Timestamp) -> Timestamp {
@@ -116,6 +122,7 @@ fn row(row: &SqliteRow) -> Result<StatusRow, StoreError> {
         sent_version: row.try_get("sent_version")?,
         sent_state: sent_state.as_deref().map(state).transpose()?,
         tries: row.try_get("tries")?,
+        next_try_at: timestamp(row.try_get("next_try_at")?),
         trouble: row.try_get("trouble")?,
         refused: row.try_get("refused")?,
     })

@@ -72,7 +72,7 @@ pub(super) async fn build(
     Path(id): Path<String>,
 ) -> Result<Json<BuildView>, ApiError> {
     let build = app.known_build(&id).await?;
-    Ok(Json(app.build_view(build).await?))
+    Ok(Json(app.whole_build_view(build).await?))
 }
 
 pub(super) async fn job(

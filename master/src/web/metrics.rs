@@ -91,7 +91,31 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
             .collect(),
     );
     let results = app.pauses.backlog.now();
+    let looks = store.looks().await?;
+    let now = Timestamp::now();
+    add(
+        "github_looked_at_seconds",
+        "Time since the last complete comparison with GitHub",
+        "repository",
+        looks
+            .iter()
+            .filter_map(|look| {
+                let age = now.duration_since(look.complete_at?).as_secs();
+                Some((look.repository.clone(), age))
+            })
+            .collect(),
+    );
+    add(
+        "github_made_good",
+        "Builds, cancellations and statuses that comparing with GitHub has made good",
+        "repository",
+        looks
+            .into_iter()
+            .map(|look| (look.repository, look.made_good))
+            .collect(),
+    );
     let backlog = store.status_backlog().await?;
+    let fetched = store.fetched_deliveries().await?;
     let mut single = |name: &str, help: &str, value: i64| {
         let gauge = Gauge::<i64>::default();
         gauge.set(value);
@@ -125,6 +149,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         results.oldest.map_or(0, |oldest| {
             Timestamp::now().duration_since(oldest).as_secs()
         }),
+    );
+    single(
+        "deliveries_fetched",
+        "Events that GitHub could not deliver and that were fetched from its log",
+        fetched,
     );
     single(
         "statuses_refused",

@@ -11,6 +11,7 @@ mod bounds;
 mod drain;
 mod error;
 mod forms;
+mod github;
 mod headers;
 mod listen;
 mod logs;
@@ -28,7 +29,7 @@ pub(crate) use drain::DrainRequest;
 pub use drain::DrainView;
 pub use listen::{Server, Tls};
 pub use logs::LOG_LENGTH;
-pub use views::{ArtifactView, AttemptView, BuildView, JobView, StepView};
+pub use views::{ArtifactView, AttemptView, BuildView, JobView, StatusView, StepView};
 
 use crate::config::Platforms;
 use crate::event::webhook::{self, Webhooks};
@@ -89,6 +90,7 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/api/jobs/{id}/log/stream", get(logs::stream))
         .route("/api/jobs/{id}/artifacts/{*path}", get(api::artifact))
         .route("/api/platforms", get(api::platforms))
+        .route("/api/github", get(github::show))
         .route("/api/drain", get(drain::show))
         .route_layer(from_fn_with_state(access.clone(), access::may_read));
     // Each checks its form by itself.

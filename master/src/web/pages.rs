@@ -72,7 +72,7 @@ pub(super) struct Page {
     may_act: bool,
     /// The login page, from which the way leads back here.
     login_link: Option<String>,
-    /// Why jobs wait that otherwise would start.
+    /// Why jobs wait that otherwise would start, and what GitHub does not know yet.
     notices: Vec<String>,
 }
 
@@ -82,7 +82,11 @@ impl FromRequestParts<App> for Page {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         let Ok(visitor) = Visitor::from_request_parts(parts, app).await;
         let notices = match app.access.lets_read(&visitor) {
-            true => app.pauses.notices(),
+            true => {
+                let mut notices = app.pauses.notices();
+                notices.extend(app.github_notice().await);
+                notices
+            }
             false => Vec::new(),
         };
         Ok(match visitor {
@@ -116,7 +120,7 @@ pub(super) async fn build(
     Path(id): Path<String>,
 ) -> Result<Html<String>, PageError> {
     let build = app.known_build(&id).await?;
-    let build: BuildView = app.build_view(build).await?;
+    let build: BuildView = app.whole_build_view(build).await?;
     Ok(render("build.html", context! { page, build })?)
 }
 

@@ -2,7 +2,7 @@
 
 use super::App;
 use crate::model::{Attempt, Build, BuildId, Conclusion, Job, JobState, Phase, TestCounts};
-use crate::store::StoreError;
+use crate::store::{StatusRow, StoreError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,22 @@ pub struct BuildView {
     pub created_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     pub jobs: Vec<JobView>,
+    /// What GitHub is told. Only in the answer for a single build.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statuses: Vec<StatusView>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    pub context: String,
+    pub state: String,
+    pub description: String,
+    /// GitHub shows it.
+    pub sent: bool,
+    /// Why GitHub could not be told yet; it is tried again.
+    pub trouble: Option<String>,
+    /// Why GitHub refused it; it is not tried again by itself.
+    pub refused: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,6 +162,14 @@ impl App {
         })
     }
 
+    /// With what GitHub is told of it.
+    pub(super) async fn whole_build_view(&self, build: Build) -> Result<BuildView, StoreError> {
+        let statuses = self.ledger.store.statuses_of_build(build.id).await?;
+        let mut view = self.build_view(build).await?;
+        view.statuses = statuses.into_iter().map(status_view).collect();
+        Ok(view)
+    }
+
     fn why_waiting(&self, job: &Job) -> Option<String> {
         if job.state != JobState::Queued {
             return None;
@@ -199,6 +223,17 @@ impl App {
     }
 }
 
+pub(super) fn status_view(row: StatusRow) -> StatusView {
+    StatusView {
+        sent: !row.is_unsent() && row.refused.is_none(),
+        context: row.status.context,
+        state: row.status.state.as_str().to_owned(),
+        description: row.status.description,
+        trouble: row.trouble,
+        refused: row.refused,
+    }
+}
+
 fn build_view(build: Build, jobs: Vec<JobView>) -> BuildView {
     BuildView {
         id: build.id.to_string(),
@@ -219,6 +254,7 @@ fn build_view(build: Build, jobs: Vec<JobView>) -> BuildView {
         created_at: build.created_at,
         finished_at: build.finished_at,
         jobs,
+        statuses: Vec::new(),
     }
 }
 

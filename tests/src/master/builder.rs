@@ -1,7 +1,7 @@
 //! What a master is started with, and the configuration file made of it.
 
 use super::{Authority, Master, binary, free_port};
-use crate::github::GitHub;
+use crate::github::{App, GitHub};
 use crate::machine;
 use anyhow::{Context, Result};
 use std::os::unix::fs::PermissionsExt;
@@ -50,6 +50,7 @@ pub struct MasterBuilder {
     config: Table,
     repositories: Vec<RepositoryEntry>,
     github: Option<(String, String)>,
+    app_key: Option<String>,
     secrets: Vec<String>,
     data_dir: Option<PathBuf>,
     environment: Vec<(String, String)>,
@@ -87,6 +88,16 @@ impl MasterBuilder {
     pub fn github(mut self, github: &GitHub, token: &str) -> MasterBuilder {
         self.github = Some((github.api_url(), token.to_owned()));
         self
+    }
+
+    /// Where statuses go, and the App that sends them.
+    pub fn github_app(mut self, github: &GitHub, app: &App) -> MasterBuilder {
+        self.app_key = Some(app.private_key.clone());
+        self.set("github", "api_url", github.api_url()).set(
+            "github.app",
+            "id",
+            app.id.cast_signed(),
+        )
     }
 
     /// A secret that webhooks may be signed with.
@@ -202,7 +213,11 @@ impl MasterBuilder {
         merge(
             &mut config,
             "github",
-            [("webhook_secret_files", Value::Array(secret_files))],
+            [
+                ("webhook_secret_files", Value::Array(secret_files)),
+                // What a test does not announce is not to be found, unless that is what it is about.
+                ("reconcile_secs", 0.into()),
+            ],
         );
         if let Some((api_url, token)) = &self.github {
             let file = folder.join("github-token");
@@ -221,6 +236,16 @@ impl MasterBuilder {
             .clone()
             .unwrap_or_else(machine::hypervisor_uri);
         merge(&mut config, "hypervisor", [("uri", hypervisor.into())]);
+        if let Some(key) = &self.app_key {
+            let file = folder.join("github-app.pem");
+            std::fs::write(&file, key)?;
+            let app = config
+                .get_mut("github")
+                .and_then(|table| table.get_mut("app"));
+            if let Some(app) = app.and_then(Value::as_table_mut) {
+                app.insert("private_key_file".to_owned(), text(file));
+            }
+        }
         merge(
             &mut config,
             "storage",

@@ -325,6 +325,13 @@ impl Master {
         self.folder.path().join("vivarium.toml")
     }
 
+    /// Writes another token into the file that the master was started with.
+    pub fn replace_github_token(&self, token: &str) -> Result<()> {
+        let file = self.folder.path().join("github-token");
+        std::fs::write(&file, format!("{token}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
     pub fn api_token_file(&self) -> PathBuf {
         self.data_dir().join("api-token")
     }

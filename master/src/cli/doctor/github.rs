@@ -3,9 +3,14 @@
 use super::super::terminal::told;
 use super::{Finding, fault, good, note};
 use crate::config::Config;
-use crate::github::{GitHub, GitHubCheck, GitHubError, RepositoryCheck};
+use crate::github::{AppCheck, GitHub, GitHubCheck, GitHubError, RepositoryCheck};
 
 const WHAT: &str = "GitHub";
+const APP_PERMISSIONS: [(&str, &str); 3] = [
+    ("statuses", "write"),
+    ("contents", "read"),
+    ("pull_requests", "read"),
+];
 
 pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) {
     if !config.github.has_credentials() {
@@ -30,10 +35,35 @@ pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) {
         Err(error) => return findings.push(fault(WHAT, told(&error.into()))),
     };
     findings.push(good(WHAT, answered(&check)));
+    if let GitHubCheck::App(app) = &check {
+        findings.extend(missing_permissions(app));
+    }
     for repository in config.repositories.iter().filter(|r| r.is_github()) {
         let found = github.check_repository(&repository.name).await;
         findings.push(repository_finding(&repository.name, &check, found));
     }
+}
+
+/// What an App needs for its work, and has not been given.
+fn missing_permissions(app: &AppCheck) -> Option<Finding> {
+    let missing: Vec<String> = APP_PERMISSIONS
+        .into_iter()
+        .filter(|(name, level)| {
+            let has = app.permissions.get(*name).map(String::as_str);
+            has != Some("write") && has != Some(*level)
+        })
+        .map(|(name, level)| format!("{name}: {level}"))
+        .collect();
+    let hint = "give them on the App's page, and accept them where it is installed";
+    (!missing.is_empty()).then(|| {
+        fault(
+            WHAT,
+            format!(
+                "the App lacks permissions: {}\nhint: {hint}",
+                missing.join(", ")
+            ),
+        )
+    })
 }
 
 fn repository_finding(

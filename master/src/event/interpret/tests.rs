@@ -1,4 +1,7 @@
 use super::*;
+use crate::event::form::{CommitAnswer, Reference};
+use crate::event::subjects::Tip;
+use crate::model::{MergeGroup, PullRequest, Reason};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -123,7 +126,7 @@ fn a_merge_ends_the_pull_requests_builds_and_builds_the_branch() {
         title: "Update the README with new information.".into(),
         author: Some("Codertocat".into()),
         merged_pull_request: Some(2),
-        before: None,
+        learnt: Learnt::FromEvent { before: None },
     };
     assert_eq!(intents("pull_request", &event), [cancel.clone(), build]);
     event["pull_request"]["base"]["ref"] = json!("topic");
@@ -137,6 +140,68 @@ fn pushed() -> Value {
     event["head_commit"] =
         json!({"message": "Fix it\n\nat last", "author": {"name": "Ada", "username": "ada"}});
     event
+}
+
+fn group(action: &str) -> Value {
+    json!({
+        "action": action,
+        "merge_group": {
+            "head_sha": "c".repeat(40),
+            "head_ref": "refs/heads/gh-readonly-queue/master/pr-2-bbbb",
+            "base_sha": "b".repeat(40),
+            "base_ref": "refs/heads/master",
+            "head_commit": {"message": "Merge pull request #2", "author": {"name": "Ada"}},
+        },
+        "repository": {"id": 186853002, "full_name": "Codertocat/Hello-World"},
+    })
+}
+
+/// A merge queue waits for the required status of its own commit.
+#[test]
+fn a_merge_group_is_built_and_ends_with_its_group() {
+    let build = |learnt| {
+        Intent::BuildMergeGroup(MergeGroup {
+            reference: "refs/heads/gh-readonly-queue/master/pr-2-bbbb".into(),
+            base_ref: "master".into(),
+            head_sha: "c".repeat(40),
+            title: "Merge pull request #2".into(),
+            author: Some("Ada".into()),
+            learnt,
+        })
+    };
+    assert_eq!(
+        intents("merge_group", &group("checks_requested")),
+        [build(Learnt::FromEvent { before: None })]
+    );
+    let cancel = Intent::CancelMergeGroup {
+        head_sha: "c".repeat(40),
+        reason: Reason::Closed,
+    };
+    assert_eq!(intents("merge_group", &group("destroyed")), [cancel]);
+    assert!(why_nothing("merge_group", &group("painted")).contains("`painted`"));
+    let mut push = pushed();
+    push["ref"] = json!("refs/heads/gh-readonly-queue/master/pr-2-bbbb");
+    assert!(why_nothing("push", &push).contains("merge queue"));
+    // Found by looking it is the same.
+    let reference: Reference = serde_json::from_value(json!({
+        "ref": "refs/heads/gh-readonly-queue/master/pr-2-bbbb",
+        "object": {"type": "commit", "sha": "c".repeat(40)},
+    }))
+    .unwrap();
+    let commit: CommitAnswer = serde_json::from_value(json!({
+        "commit": {"message": "Merge pull request #2\n\n[skip ci]", "author": {"name": "Ada"}},
+        "author": null,
+    }))
+    .unwrap();
+    let tip = Tip::of(&reference).unwrap().unwrap();
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let seen = build(Learnt::ByLooking { at });
+    assert_eq!(tip.intent(&commit, at), Some(seen));
+    let tip = Tip {
+        branch: "master".into(),
+        ..tip
+    };
+    assert_eq!(tip.intent(&commit, at), None, "its author asks to skip it");
 }
 
 #[test]
@@ -153,7 +218,9 @@ fn a_push_to_a_tested_branch_is_built() {
             title: "Fix it".into(),
             author: Some("ada".into()),
             merged_pull_request: None,
-            before: Some("a".repeat(40)),
+            learnt: Learnt::FromEvent {
+                before: Some("a".repeat(40)),
+            },
         };
         assert_eq!(intents("push", &event), [expected]);
     }
@@ -162,7 +229,7 @@ fn a_push_to_a_tested_branch_is_built() {
     assert!(matches!(
         intents("push", &event).as_slice(),
         [Intent::BuildCommit {
-            before: None,
+            learnt: Learnt::FromEvent { before: None },
             author: None,
             ..
         }]
@@ -228,7 +295,7 @@ fn what_would_reach_git_is_checked() {
     let mut event = recorded!("pull_request.opened");
     event["pull_request"]["title"] = json!(format!("a\nb\u{1b}[31m{}", "x".repeat(5000)));
     let title = built(&event).title;
-    assert!(title.starts_with("a b [31mx") && title.chars().count() == LONGEST_TEXT);
+    assert!(title.starts_with("a b [31mx") && title.chars().count() == 200);
 }
 
 /// Any JSON, as deep and as wide as is quick.
@@ -249,7 +316,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// The places that are read.
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 16] = [
     "/action",
     "/pull_request",
     "/pull_request/number",
@@ -261,6 +328,8 @@ const PATHS: [&str; 14] = [
     "/pull_request/head/repo",
     "/pull_request/base/ref",
     "/repository/full_name",
+    "/merge_group/head_ref",
+    "/merge_group/head_commit",
     "/after",
     "/before",
     "/ref",
@@ -275,7 +344,11 @@ proptest! {
     #[test]
     fn no_change_to_a_payload_makes_it_panic(path in prop::sample::select(&PATHS[..]), value in any_json(),
                                              action in "opened|edited|closed|synchronize") {
-        for (event, mut body) in [("pull_request", recorded!("pull_request.opened")), ("push", pushed())] {
+        for (event, mut body) in [
+            ("pull_request", recorded!("pull_request.opened")),
+            ("push", pushed()),
+            ("merge_group", group("checks_requested")),
+        ] {
             if event == "pull_request" {
                 body["action"] = json!(action);
             }

@@ -2,7 +2,7 @@
 //! GitHub dates later counts.
 
 use super::{Ledger, OlderBuilds};
-use crate::model::{BuildId, Ending, JobState, NewBuild, Reason};
+use crate::model::{Build, BuildId, Ending, JobState, Learnt, NewBuild, Reason};
 use crate::store::{StoreError, builds, jobs, pull_requests};
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
@@ -43,30 +43,36 @@ impl Ledger {
         Ok(unfinished.len())
     }
 
-    /// A build that is known is what its pull request wants now. What of it was cancelled because nobody wanted it any
-    /// more is taken up: the pull request was closed and is open again, or its head went on and was pushed back. `new` is
-    /// the wish, which means the same build.
+    /// A build that is known is what its pull request, or a merge queue, wants now. What of it was cancelled because nobody
+    /// wanted it any more is taken up: the pull request was closed and is open again, or its head went on and was pushed
+    /// back. `new` is the wish, which means the same build.
     pub async fn want_again(
         &self,
         id: BuildId,
         new: &NewBuild,
+        learnt: &Learnt,
         older: OlderBuilds,
     ) -> Result<Again, StoreError> {
-        let Some(number) = new.pull_request else {
-            return Ok(Again::Known);
-        };
         let now = self.clock.now();
         let mut tx = self.store.write().await?;
-        let last_event = pull_requests::last_event(&mut tx, &new.repository, number).await?;
-        let is_news = new.event_at > last_event;
+        let Some(build) = builds::get(&mut tx, id).await? else {
+            return Ok(Again::Known);
+        };
+        let last_event = match new.pull_request {
+            Some(number) => pull_requests::last_event(&mut tx, &new.repository, number).await?,
+            None => None,
+        };
+        let evidence = Evidence::of(learnt, &build, new.event_at > last_event);
         let taken_up = self
-            .take_up(&mut tx, id, |reason| is_wanted_again(reason, is_news))
+            .take_up(&mut tx, &build, |reason| evidence.voids(reason))
             .await?;
-        if taken_up == 0 && !is_news {
+        if taken_up == 0 && evidence == Evidence::OldEvent {
             return Ok(Again::Known);
         }
         pull_requests::set_event(&mut tx, id, new.event_at, new.before_sha.as_deref()).await?;
-        self.supersede(&mut tx, id, new, number, older, now).await?;
+        if let Some(number) = new.pull_request {
+            self.supersede(&mut tx, id, new, number, older, now).await?;
+        }
         tx.commit().await?;
         self.signals.state_changed();
         Ok(match taken_up {
@@ -79,20 +85,14 @@ impl Ledger {
     async fn take_up(
         &self,
         tx: &mut SqliteConnection,
-        id: BuildId,
-        holds_no_more: impl Fn(Reason) -> bool,
+        build: &Build,
+        is_void: impl Fn(Reason) -> bool,
     ) -> Result<usize, StoreError> {
-        let is_void = |ending: &Option<Ending>| {
-            ending
-                .as_ref()
-                .is_some_and(|ending| holds_no_more(ending.reason))
-        };
-        let all = jobs::of_build(tx, id).await?;
-        if all.is_empty() {
-            let build = builds::get(tx, id).await?;
-            if !build.is_some_and(|build| is_void(&build.ending)) {
-                return Ok(0);
-            }
+        let is_void =
+            |ending: &Option<Ending>| ending.as_ref().is_some_and(|ending| is_void(ending.reason));
+        let all = jobs::of_build(tx, build.id).await?;
+        if all.is_empty() && !is_void(&build.ending) {
+            return Ok(0);
         }
         let mut count = 0;
         for job in &all {
@@ -102,32 +102,71 @@ impl Ledger {
                 count += 1;
             }
         }
-        Ok(count + self.rerun_in(tx, id, |job| is_void(&job.ending)).await?)
+        let rerun = self.rerun_in(tx, build.id, |job| is_void(&job.ending));
+        Ok(count + rerun.await?)
     }
 }
 
-/// Whether what was cancelled for this reason is wanted again, now that an event of an open pull request means it; news
-/// is what GitHub dates later than all that was heard before.
-fn is_wanted_again(reason: Reason, is_news: bool) -> bool {
-    match reason {
-        Reason::Closed => true,
-        Reason::Superseded => is_news,
-        Reason::Passed
-        | Reason::StepFailed
-        | Reason::StepTimeout
-        | Reason::JobTimeout
-        | Reason::NoOutputTimeout
-        | Reason::MergeConflict
-        | Reason::RepositoryFile
-        | Reason::CommitUnusable
-        | Reason::CancelledByPerson
-        | Reason::SourceError
-        | Reason::BootDeadline
-        | Reason::ConnectDeadline
-        | Reason::GuestDied
-        | Reason::AgentLost
-        | Reason::HostError
-        | Reason::PlatformUnavailable
-        | Reason::StorageError => false,
+/// What speaks for a build that is known. Of two events the later one counts, and what was seen counts only if it was
+/// seen after the cancelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    /// GitHub dates the event later than all that was heard before.
+    News,
+    OldEvent,
+    SeenSince {
+        was_fetched: bool,
+    },
+    SeenBefore,
+}
+
+impl Evidence {
+    fn of(learnt: &Learnt, build: &Build, is_news: bool) -> Evidence {
+        match learnt {
+            Learnt::FromEvent { .. } if is_news => Evidence::News,
+            Learnt::FromEvent { .. } => Evidence::OldEvent,
+            Learnt::ByLooking { at } if build.finished_at.is_some_and(|end| end < *at) => {
+                Evidence::SeenSince {
+                    was_fetched: build.tested_sha.is_some(),
+                }
+            }
+            Learnt::ByLooking { .. } => Evidence::SeenBefore,
+        }
+    }
+
+    /// Whether what was cancelled for this reason is wanted again.
+    fn voids(self, reason: Reason) -> bool {
+        match reason {
+            // That the event is not older than the closing was looked at before.
+            Reason::Closed => match self {
+                Evidence::News | Evidence::OldEvent | Evidence::SeenSince { .. } => true,
+                Evidence::SeenBefore => false,
+            },
+            Reason::Superseded => match self {
+                Evidence::News | Evidence::SeenSince { .. } => true,
+                Evidence::OldEvent | Evidence::SeenBefore => false,
+            },
+            // GitHub is back.
+            Reason::SourceError => self == Evidence::SeenSince { was_fetched: false },
+            Reason::Passed
+            | Reason::StepFailed
+            | Reason::StepTimeout
+            | Reason::JobTimeout
+            | Reason::NoOutputTimeout
+            | Reason::MergeConflict
+            | Reason::RepositoryFile
+            | Reason::CommitUnusable
+            | Reason::CancelledByPerson
+            | Reason::BootDeadline
+            | Reason::ConnectDeadline
+            | Reason::GuestDied
+            | Reason::AgentLost
+            | Reason::HostError
+            | Reason::PlatformUnavailable
+            | Reason::StorageError => false,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,24 @@ use super::{StatusId, settled_at};
 use crate::model::{CommitStatus, StatusState};
 use crate::store::{Store, StoreError, millis, timestamp};
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+/// Sends a row that GitHub was told, or refused, once more: it shows something else.
+pub async fn send_again(
+    connection: &mut SqliteConnection,
+    id: StatusId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE statuses SET version = version + 1, changed_at = ?, tries = 0, next_try_at = 0, trouble = NULL,
+                refused = NULL WHERE id = ?",
+    )
+    .bind(millis(now))
+    .bind(id.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
 
 impl Store {
     /// Rows to be sent now; outcomes before pendings, and the sum of a commit after its parts: it waits for those that
@@ -83,6 +101,16 @@ impl Store {
         .bind(id.0)
         .execute(&self.writer)
         .await?;
+        Ok(())
+    }
+
+    /// It was not taken because nothing is, for a while: it stays due.
+    pub async fn put_off_status(&self, id: StatusId, why: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE statuses SET trouble = ? WHERE id = ?")
+            .bind(why)
+            .bind(id.0)
+            .execute(&self.writer)
+            .await?;
         Ok(())
     }
 

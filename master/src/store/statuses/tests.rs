@@ -137,6 +137,7 @@ proptest! {
             sent_version: 1,
             sent_state: None,
             tries: 0,
+            next_try_at: Timestamp::UNIX_EPOCH,
             trouble: None,
             refused: refused.then(|| "no".into()),
         };

@@ -1,10 +1,10 @@
 //! What GitHub should show: wishes, and the rule of what may be written over what.
 
-use super::{Reopen, StatusRow, Wanted, row, settled_at};
+use super::{Reopen, StatusRow, Wanted, settled_at, status_of};
 use crate::model::{BuildId, CommitStatus, StatusState};
 use crate::store::{Store, StoreError, millis};
 use jiff::Timestamp;
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 
 /// Records what GitHub should show, inside the transaction of the change that leads to it.
 pub async fn want_status(
@@ -17,13 +17,7 @@ pub async fn want_status(
     now: Timestamp,
 ) -> Result<Wanted, StoreError> {
     let key = status.context.to_lowercase();
-    let before =
-        sqlx::query("SELECT * FROM statuses WHERE repository = ? AND sha = ? AND context_key = ?")
-            .bind(repository)
-            .bind(sha)
-            .bind(&key)
-            .fetch_optional(&mut *connection)
-            .await?;
+    let before = status_of(connection, repository, sha, &status.context).await?;
     let Some(before) = before else {
         sqlx::query(
             "INSERT INTO statuses (repository, sha, context_key, context, generation, state, description, target_url,
@@ -43,8 +37,6 @@ pub async fn want_status(
         .await?;
         return Ok(Wanted::Changed);
     };
-    let next_try_at: i64 = before.try_get("next_try_at")?;
-    let before = row(&before)?;
     let wanted = compare(&before, status, generation, reopen);
     match wanted {
         Wanted::Outdated | Wanted::Ended => return Ok(wanted),
@@ -60,7 +52,7 @@ pub async fn want_status(
     }
     // A pause after a failure is waited out: a request that seemed to fail may still arrive, and must not arrive last.
     let pause = if before.tries > 0 && before.refused.is_none() {
-        next_try_at
+        millis(before.next_try_at)
     } else {
         0
     };
