@@ -32,6 +32,8 @@ enum Conduct {
     Early,
     /// Prints a byte of a frame every now and then, and never the whole.
     Trickle,
+    /// Shows signs of life and takes nothing that it is sent.
+    Mute,
     /// Complains without end of requests that nobody made.
     Babble,
     /// Has so many files to collect, of no bytes each.
@@ -66,6 +68,7 @@ fn conduct() -> Result<Conduct> {
         "gap" => Conduct::Gap,
         "early" => Conduct::Early,
         "trickle" => Conduct::Trickle,
+        "mute" => Conduct::Mute,
         "babble" => Conduct::Babble,
         "many" => Conduct::Many(number),
         "large" => Conduct::Large(number),
@@ -127,7 +130,9 @@ impl Agent {
                     ToAgent::Unpack { .. } => upload = Some(ToMaster::Unpacked { entries: 1 }),
                     ToAgent::Write { .. } => upload = Some(ToMaster::Written { bytes: 0 }),
                     ToAgent::EndOfData => {
-                        if let Some(answer) = upload.take() {
+                        if let Some(answer) = upload.take()
+                            && self.conduct != Conduct::Mute
+                        {
                             self.send(&answer)?;
                         }
                     }
@@ -167,7 +172,12 @@ impl Agent {
             execution: execution.clone(),
             state,
         })?;
-        match self.conduct {
+        // What is to be cleared away after the job.
+        let conduct = match execution.0.ends_with("-leave") {
+            true => Conduct::Obliging,
+            false => self.conduct,
+        };
+        match conduct {
             Conduct::Flood(bytes) => {
                 let mut frame = Vec::new();
                 while output_bytes < bytes {
@@ -213,6 +223,7 @@ impl Agent {
                 })?;
             },
             Conduct::Obliging
+            | Conduct::Mute
             | Conduct::Early
             | Conduct::Many(_)
             | Conduct::Large(_)
@@ -257,6 +268,7 @@ impl Agent {
             | Conduct::Gap
             | Conduct::Early
             | Conduct::Trickle
+            | Conduct::Mute
             | Conduct::Babble => {}
         }
         self.send(&ToMaster::Collected {

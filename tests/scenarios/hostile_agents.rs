@@ -7,7 +7,7 @@ use tests::git::Commit;
 use tests::github::StatusState;
 use tests::machine::{Platforms, SshServer};
 use tests::repository::Suites;
-use tests::world::{REPOSITORY, World, context};
+use tests::world::{REPOSITORY, World, context, context_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hostile-agent");
 /// A machine with our own agent, among the others.
@@ -71,8 +71,11 @@ async fn an_agent_that_lies_ends_its_own_job_and_no_other() -> Result<()> {
         .set_step("test", "timeout_secs", 10)
         .suite("report", &["bomb"])
         .step_of("report", "hello", "echo hello")
-        .set("report", "reports", vec!["report.xml"]);
-    let conducts = [&conducts[..], &["bomb"]].concat();
+        .set("report", "reports", vec!["report.xml"])
+        .suite("mute", &["mute"])
+        .step_of("mute", "never", "echo hello")
+        .set("mute", "timeout_secs", 10);
+    let conducts = [&conducts[..], &["bomb", "mute"]].concat();
     let village = Village::of(&conducts, suites, 200).await?;
     let world = &village.world;
     let before = world.master.resident_kib()?;
@@ -99,6 +102,14 @@ async fn an_agent_that_lies_ends_its_own_job_and_no_other() -> Result<()> {
         .await?;
     assert!(
         description.contains("longer than its 10 s"),
+        "{description}"
+    );
+    // Nor does it help to be busy with the source for ever.
+    let description = world
+        .settled_as(&head, &context_of("mute", "mute"), StatusState::Error)
+        .await?;
+    assert!(
+        description.contains("not taken the source in 10 s"),
         "{description}"
     );
     // A machine decides its own outcome.

@@ -36,6 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// Without any progress, collecting is given up after this.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How long a machine that outlives the job may take to remove its work directory: a large tree on a slow disk.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// One attempt at work in its guest.
 #[derive(Debug)]
@@ -264,10 +266,12 @@ impl<'a> Work<'a> {
             PlatformKind::Vm { .. } => {}
             PlatformKind::Ssh { .. } => {
                 let script = format!("rm -rf '{}'", self.work_dir());
-                let why = match self.run_aside("leave", script).await {
-                    Ok(_) => return,
-                    Err(Interruption::ConnectionLost(why)) => why,
-                    Err(Interruption::Ended(ending)) => ending.message,
+                let left = tokio::time::timeout(LEAVE_TIMEOUT, self.run_aside("leave", script));
+                let why = match left.await {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(Interruption::ConnectionLost(why))) => why,
+                    Ok(Err(Interruption::Ended(ending))) => ending.message,
+                    Err(_) => format!("it takes longer than {} s", LEAVE_TIMEOUT.as_secs()),
                 };
                 tracing::warn!(why, "the work directory stays on the machine");
             }

@@ -11,15 +11,21 @@ use vivarium_protocol::Exit;
 pub(super) const CHANGED_FILES: &str = "changed-files";
 
 impl Work<'_> {
-    /// Puts the source into the guest; over a new connection from its beginning.
+    /// Puts the source into the guest; over a new connection from its beginning. A guest that shows signs of life and never
+    /// takes it has as long as the job's steps may take.
     pub(super) async fn send_source(&mut self) -> Result<(), Ending> {
         let give_up = self.job_deadline(Phase::SendingSource);
+        let secs = self.driver.job.plan.timeouts.job_secs;
         let mut cancelled = self.driver.cancelled.clone();
         loop {
             let sent = tokio::select! {
                 biased;
                 ending = asked_to_cancel(&mut cancelled) => return Err(ending),
                 sent = self.try_to_send_source() => sent,
+                () = tokio::time::sleep_until(give_up) => {
+                    let message = format!("The guest has not taken the source in {secs} s");
+                    return Err(Ending::new(Reason::SourceError, message));
+                }
             };
             match sent {
                 Ok(()) => return Ok(()),
