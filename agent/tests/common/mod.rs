@@ -4,8 +4,10 @@
     dead_code,
     unreachable_pub,
     missing_debug_implementations,
-    reason = "a module of several test programs, each of which uses another part of it"
+    reason = "what a test needs of it differs"
 )]
+
+mod agents;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,24 +24,29 @@ use vivarium_protocol::{
 /// How long anything may take before a test is declared stuck; generous, because machines are busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-pub const AGENT: &str = env!("CARGO_BIN_EXE_vivarium-agent");
+pub use agents::Agent;
 
 pub struct Guest {
+    agent: Agent,
     folder: TempDir,
     state: PathBuf,
 }
 
 impl Guest {
-    pub fn new() -> Self {
-        Self::in_folder("state")
+    pub fn new(agent: Agent) -> Self {
+        Self::in_folder(agent, "state")
     }
 
     /// A guest whose state folder has this name.
-    pub fn in_folder(name: &str) -> Self {
+    pub fn in_folder(agent: Agent, name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("work")).unwrap();
         let state = folder.path().join(name);
-        Self { folder, state }
+        Self {
+            agent,
+            folder,
+            state,
+        }
     }
 
     pub fn state(&self) -> PathBuf {
@@ -56,7 +63,7 @@ impl Guest {
     }
 
     pub fn connect(&self) -> Connection {
-        let mut command = Command::new(AGENT);
+        let mut command = self.agent.command();
         command
             .args(["serve", "nonce-1", "--state"])
             .arg(self.state());
@@ -67,13 +74,22 @@ impl Guest {
     /// where a user may not mount one.
     pub fn connect_with_small_disk(&self, size: &str) -> Option<Connection> {
         std::fs::create_dir_all(self.state()).unwrap();
+        let agent = self.agent.command();
         let isolated = |script: &str| {
             let mut command = Command::new("unshare");
             command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", script]);
-            command.args(["sh", size]).arg(self.state()).arg(AGENT);
+            command.args(["sh", size]).arg(self.state());
+            // The agent's PATH is for the agent alone: BusyBox's mount is another program.
+            let path = agent.get_envs().find(|(name, _)| *name == "PATH");
+            if let Some((_, Some(path))) = path {
+                command
+                    .arg("env")
+                    .arg(format!("PATH={}", path.to_str().unwrap()));
+            }
+            command.arg(agent.get_program()).args(agent.get_args());
             command
         };
-        let mount = "mount -t tmpfs -o size=$1 none \"$2\"";
+        let mount = "size=$1; state=$2; shift 2; mount -t tmpfs -o size=$size none \"$state\"";
         if !isolated(mount)
             .status()
             .is_ok_and(|status| status.success())
@@ -81,7 +97,7 @@ impl Guest {
             eprintln!("skipped: this user may not mount a file system in a namespace of its own");
             return None;
         }
-        let serve = format!("{mount}; exec \"$3\" serve nonce-1 --state \"$2\"");
+        let serve = format!("{mount}; exec \"$@\" serve nonce-1 --state \"$state\"");
         Some(Connection::open(isolated(&serve), &self.work()))
     }
 

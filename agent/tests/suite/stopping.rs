@@ -1,8 +1,7 @@
 //! Stopping: after an execution's end nothing of it is left running.
 
-mod common;
-
-use common::{Guest, wait_for};
+use super::guest;
+use crate::common::{Guest, wait_for};
 use vivarium_protocol::Exit;
 
 /// Starts a grandchild that is a daemon: in a session of its own, orphaned, its output elsewhere.
@@ -18,7 +17,7 @@ fn daemon_is_gone(guest: &Guest) -> bool {
 
 #[test]
 fn stop_ends_the_whole_tree_with_its_daemons() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.start(
         "tree",
@@ -35,7 +34,7 @@ fn stop_ends_the_whole_tree_with_its_daemons() {
 
 #[test]
 fn a_later_connection_can_stop_what_an_earlier_one_started() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut first = guest.connect();
     first.start("early", "echo ready; sleep 600");
     first.read_output(0, 6);
@@ -51,7 +50,7 @@ fn a_later_connection_can_stop_what_an_earlier_one_started() {
 
 #[test]
 fn stop_gives_the_command_its_grace_to_clean_up() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.start(
         "polite",
@@ -66,7 +65,7 @@ fn stop_gives_the_command_its_grace_to_clean_up() {
 
 #[test]
 fn what_ignores_term_is_killed_after_the_grace() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.start(
         "stubborn",
@@ -84,7 +83,7 @@ fn what_ignores_term_is_killed_after_the_grace() {
 
 #[test]
 fn a_stopped_process_is_woken_to_end() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.start("frozen", "echo ready; kill -STOP $$");
     connection.read_output(0, 6);
@@ -97,7 +96,7 @@ fn a_stopped_process_is_woken_to_end() {
 
 #[test]
 fn a_command_that_waits_for_a_full_spool_can_be_stopped() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let mut command = connection.command("cat /dev/zero");
     command.spool_bytes = 100_000;
@@ -110,7 +109,7 @@ fn a_command_that_waits_for_a_full_spool_can_be_stopped() {
 
 #[test]
 fn processes_that_keep_forking_die() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     // Each of these replaces itself again and again, deaf to TERM and in groups of their own; bounded in number.
     let script = "trap '' TERM; echo ready; i=0
@@ -128,7 +127,7 @@ fn processes_that_keep_forking_die() {
 
 #[test]
 fn an_orphan_that_holds_the_output_does_not_hang_the_run() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let finished = connection.run(
         "orphan",
@@ -142,7 +141,7 @@ fn an_orphan_that_holds_the_output_does_not_hang_the_run() {
 
 #[test]
 fn a_daemon_that_does_not_hold_the_output_is_ended_too() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let finished = connection.run("daemon", &format!("{DAEMON} echo out; exit 0"));
     assert_eq!(finished.output, b"out\n");
@@ -152,7 +151,7 @@ fn a_daemon_that_does_not_hold_the_output_is_ended_too() {
 
 #[test]
 fn what_an_orphan_still_writes_in_time_is_part_of_the_output() {
-    let guest = Guest::new();
+    let guest = guest();
     let finished = guest
         .connect()
         .run("late", "(sleep 0.2; echo late) & echo early");
@@ -161,11 +160,13 @@ fn what_an_orphan_still_writes_in_time_is_part_of_the_output() {
 
 #[test]
 fn no_zombie_of_a_supervisor_is_left_behind() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.run("short", "true");
     let parent = connection.pid();
     wait_for("the supervisor to be reaped", || {
+        // A shell looks at its children when it has something to do.
+        connection.ping(1);
         std::fs::read_dir("/proc").unwrap().flatten().all(|entry| {
             let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
             !stat.contains(&format!(") Z {parent} "))

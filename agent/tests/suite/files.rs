@@ -1,8 +1,7 @@
 //! Files in both directions: archives, single files, collected artefacts.
 
-mod common;
-
-use common::{Connection, Guest, noise};
+use super::guest;
+use crate::common::{Connection, noise};
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -116,7 +115,7 @@ fn archive(entries: &[(Header, Vec<u8>)]) -> Vec<u8> {
 
 #[test]
 fn a_tree_with_odd_names_makes_the_round_trip() {
-    let guest = Guest::new();
+    let guest = guest();
     let source = tempfile::tempdir().unwrap();
     let big = noise(3_000_000, 11);
     let names = [
@@ -185,7 +184,7 @@ fn a_tree_with_odd_names_makes_the_round_trip() {
 
 #[test]
 fn unpacking_empties_the_folder_first_read_only_folders_included() {
-    let guest = Guest::new();
+    let guest = guest();
     let dir = guest.work().join("tree");
     std::fs::create_dir_all(dir.join("locked/inner")).unwrap();
     std::fs::write(dir.join("locked/inner/file"), "old").unwrap();
@@ -220,7 +219,7 @@ fn unpacking_empties_the_folder_first_read_only_folders_included() {
 
 #[test]
 fn an_archive_cannot_write_outside_of_its_folder() {
-    let guest = Guest::new();
+    let guest = guest();
     let dir = guest.work().join("tree");
     let target = guest.work().join("target");
     std::fs::create_dir(&target).unwrap();
@@ -286,7 +285,7 @@ fn an_archive_cannot_write_outside_of_its_folder() {
 
 #[test]
 fn a_broken_archive_is_refused_and_the_connection_goes_on() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let answer = unpack(
         &mut connection,
@@ -311,7 +310,7 @@ fn a_broken_archive_is_refused_and_the_connection_goes_on() {
 
 #[test]
 fn folders_that_hold_the_agent_are_not_emptied() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let state = guest.state();
     for dir in [Path::new("/"), state.parent().unwrap(), &state] {
@@ -326,7 +325,7 @@ fn folders_that_hold_the_agent_are_not_emptied() {
 
 #[test]
 fn a_file_is_written_whole_and_replaces_what_was_there() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let path = guest.work().join("new folder/file");
     let content = noise(1_000_000, 2);
@@ -368,7 +367,7 @@ fn a_file_is_written_whole_and_replaces_what_was_there() {
 
 #[test]
 fn pings_are_answered_between_the_data_frames_of_a_file() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     connection.send(&ToAgent::Write {
         path: "file".into(),
@@ -383,7 +382,7 @@ fn pings_are_answered_between_the_data_frames_of_a_file() {
 
 #[test]
 fn an_upload_that_is_cut_off_leaves_the_old_file() {
-    let guest = Guest::new();
+    let guest = guest();
     std::fs::write(guest.work().join("file"), "old").unwrap();
     let mut connection = guest.connect();
     connection.send(&ToAgent::Write {
@@ -400,7 +399,7 @@ fn an_upload_that_is_cut_off_leaves_the_old_file() {
 #[test]
 fn collecting_keeps_to_its_globs_and_limits_and_says_what_it_skipped() {
     use std::os::unix::ffi::OsStrExt;
-    let guest = Guest::new();
+    let guest = guest();
     let dir = guest.work().join("built");
     std::fs::create_dir_all(dir.join("sub/dir")).unwrap();
     for (name, size) in [
@@ -464,7 +463,7 @@ fn collecting_keeps_to_its_globs_and_limits_and_says_what_it_skipped() {
 
 #[test]
 fn a_file_that_changes_while_it_is_sent_keeps_its_announced_size_or_is_skipped() {
-    let guest = Guest::new();
+    let guest = guest();
     let path = guest.work().join("changing");
     let size = 12_000_000;
     for (new_size, whole) in [(size * 2, true), (1_000_000, false)] {
@@ -503,7 +502,7 @@ fn a_file_that_changes_while_it_is_sent_keeps_its_announced_size_or_is_skipped()
 
 #[test]
 fn a_clock_that_is_right_is_left_alone() {
-    let guest = Guest::new();
+    let guest = guest();
     let mut connection = guest.connect();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
