@@ -352,3 +352,6 @@ fn said(inserted: Inserted) -> String {
         Inserted::Known(id) => format!("{id} already tests this commit"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,8 +123,10 @@ impl Ledger {
                 _ => other.new.before_sha.as_ref() == Some(&new.head_sha),
             }
         };
+        let latest = builds::latest_of_pull_request(tx, &new.repository, number).await?;
         let newer = others
             .iter()
+            .chain(&latest)
             .find(|other| other.id != id && is_later(other));
         if let Some(newer) = newer {
             let ending = Ending::new(

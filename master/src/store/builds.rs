@@ -215,6 +215,25 @@ pub async fn unfinished_of_pull_request(
     .collect()
 }
 
+/// The build of a pull request that has the latest event, ended or not.
+pub async fn latest_of_pull_request(
+    tx: &mut SqliteConnection,
+    repository: &str,
+    number: i64,
+) -> Result<Option<Build>, StoreError> {
+    sqlx::query(&format!(
+        "SELECT {COLUMNS} FROM builds WHERE repository = ? AND pull_request = ? AND trigger_name = 'pull_request' \
+         AND event_at IS NOT NULL ORDER BY event_at DESC, id DESC LIMIT 1"
+    ))
+    .bind(repository)
+    .bind(number)
+    .fetch_optional(tx)
+    .await?
+    .as_ref()
+    .map(from_row)
+    .transpose()
+}
+
 impl Store {
     pub async fn build(&self, id: BuildId) -> Result<Option<Build>, StoreError> {
         get(&mut *self.reader.acquire().await?, id).await

@@ -69,7 +69,9 @@ impl Ledger {
         if taken_up == 0 && evidence == Evidence::OldEvent {
             return Ok(Again::Known);
         }
-        pull_requests::set_event(&mut tx, id, new.event_at, new.before_sha.as_deref()).await?;
+        if new.event_at >= build.new.event_at {
+            pull_requests::set_event(&mut tx, id, new.event_at, new.before_sha.as_deref()).await?;
+        }
         if let Some(number) = new.pull_request {
             self.supersede(&mut tx, id, new, number, older, now).await?;
         }
