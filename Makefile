@@ -5,7 +5,7 @@ IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HO
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check bench chaos fuzz deny audit prepare prepare-test images release
+.PHONY: demo test check bench chaos simulate fuzz deny audit prepare prepare-test images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
@@ -13,6 +13,7 @@ demo: prepare release images
 
 # Everything, real virtual machines included.
 test: prepare-test images check
+	cargo test $(SIMULATION)
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS)
 
@@ -41,6 +42,11 @@ bench: prepare-test release images
 chaos:
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" SEED="$(SEED)" MINUTES="$(MINUTES)" cargo test --workspace --test chaos --locked
+
+# Random schedules of the master on a simulated clock, from SEED on; a single one (SCHEDULES=1) is told in full.
+SIMULATION := --locked -p vivarium --features simulation --lib simulation::
+simulate:
+	SCHEDULES="$(or $(SCHEDULES),10000)" SEED="$(SEED)" cargo test --profile simulation $(SIMULATION)no_schedule -- --nocapture
 
 # Bytes that nobody would send, a minute for each reader of strangers' bytes; SECONDS=600 for longer.
 fuzz:

@@ -22,6 +22,8 @@ pub mod queue;
 pub mod report;
 pub mod result;
 pub mod session;
+#[cfg(all(test, feature = "simulation"))]
+mod simulation;
 pub mod source;
 pub mod store;
 pub mod vm;

@@ -96,9 +96,10 @@ impl Keeper {
                 }
             };
             tokio::select! {
+                biased;
+                Some(ended) = sends.tasks.join_next_with_id() => self.ended(ended, &mut sends),
                 () = wake.notified() => {}
                 () = tokio::time::sleep(rest) => {}
-                Some(ended) = sends.tasks.join_next_with_id() => self.ended(ended, &mut sends),
             }
         }
     }

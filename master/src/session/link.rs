@@ -189,6 +189,7 @@ async fn write(
         }
     };
     tokio::select! {
+        biased;
         () = sending => {}
         // russh would wait on for a window that nobody opens any more, and whoever sends for room in the queue.
         _ = router.closed() => {}

@@ -40,7 +40,7 @@ mod push;
 mod route;
 mod ssh;
 mod transfer;
-mod transport;
+pub(crate) mod transport;
 
 pub use channel::Ssh;
 pub use collect::{Collection, IncomingFile};

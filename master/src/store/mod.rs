@@ -247,7 +247,9 @@ async fn insist_on_writing(connection: &mut SqliteConnection) -> sqlx::Result<()
 
 /// Whether a connection that comes back may be used again. SQLite ends a transaction by itself when the disk is full
 /// or a write fails; the ROLLBACK that follows is then refused, and the connection would refuse every BEGIN for ever.
-async fn is_outside_transactions(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+pub(crate) async fn is_outside_transactions(
+    connection: &mut SqliteConnection,
+) -> sqlx::Result<bool> {
     // Answered after the rollback that is under way.
     connection.ping().await?;
     Ok(SqliteTransactionManager::get_transaction_depth(connection) == 0)
