@@ -19,7 +19,7 @@ const BALLAST: usize = 1_500_000;
 const BUILD: &str = "mkdir dist; seq 1 30000 >dist/large; echo small >dist/small";
 
 /// Between hearing of a commit and having told its outcome, in this order.
-const MOMENTS: [(&str, u32); 29] = [
+const MOMENTS: [(&str, u32); 30] = [
     ("delivery_stored", 1),
     ("build_opened", 1),
     ("delivery_acted_upon", 1),
@@ -41,6 +41,7 @@ const MOMENTS: [(&str, u32); 29] = [
     ("artifact_received", 1),
     ("artifacts_received", 1),
     ("ending_decided", 1),
+    ("machine_left", 1),
     ("closing_written", 1),
     ("attempt_concluded", 1),
     ("artifact_stored", 1),

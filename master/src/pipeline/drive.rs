@@ -79,12 +79,16 @@ impl Driver {
     #[tracing::instrument(name = "attempt", skip_all, fields(job = %self.job.id, vm = %self.attempt.id, platform = self.job.platform))]
     pub(super) async fn run(mut self) {
         if self.attempt.phase < Phase::CleaningUp {
-            if self.attempt.ending.is_none() {
-                let ending = match self.work().await {
-                    Ok(()) => Ending::new(Reason::Passed, "Passed"),
-                    Err(ending) => ending,
-                };
-                self.decide(ending).await;
+            let done = match self.attempt.ending {
+                None => self.work().await,
+                Some(_) => self.leave().await,
+            };
+            match (done, &self.attempt.ending) {
+                (Ok(()), _) => {}
+                (Err(ending), None) => self.decide(ending).await,
+                (Err(why), Some(_)) => {
+                    tracing::warn!(why = why.message, "what the job left stays on its machine");
+                }
             }
             self.conclude().await;
         }
@@ -123,7 +127,24 @@ impl Driver {
             ending = asked_to_cancel(&mut cancelled) => return Err(ending),
             agent = self.reach_agent(&platform) => agent?,
         };
-        Work::new(self, platform, log, agent).run().await
+        Work::new(self, platform, log, agent).run().await;
+        Ok(())
+    }
+
+    /// Leaves a machine that outlives the job: the master may have died after the job was decided and before that.
+    async fn leave(&mut self) -> Result<(), Ending> {
+        let platform = self.machinery.platforms.get(&self.job.platform);
+        let platform = platform.map_err(|why| Ending::new(Reason::PlatformUnavailable, why))?;
+        match &platform.kind {
+            PlatformKind::Vm { .. } => Ok(()),
+            PlatformKind::Ssh { host } => {
+                let agent = self.connect(&platform, host, platform.ssh.port).await?;
+                let log = self.machinery.logs.writer(self.job.id).await;
+                let log = log.map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
+                Work::new(self, platform, log, agent).leave_machine().await;
+                Ok(())
+            }
+        }
     }
 
     /// Brings the machine up, unless it is, and connects to it.
@@ -285,7 +306,7 @@ impl Driver {
     }
 
     /// Writes the ending down: from now on it stands, whatever is found at a later start.
-    async fn decide(&mut self, mut ending: Ending) {
+    pub(super) async fn decide(&mut self, mut ending: Ending) {
         ending.message = self.mask.text(&ending.message);
         let tail = match ending.conclusion() {
             Conclusion::InfrastructureError => {

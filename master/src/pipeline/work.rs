@@ -78,10 +78,16 @@ impl<'a> Work<'a> {
         self.driver
     }
 
-    pub(super) async fn run(mut self) -> Result<(), Ending> {
-        let outcome = self.work().await;
+    /// Does the job's work and decides how it ended.
+    pub(super) async fn run(mut self) {
+        let ending = match self.work().await {
+            Ok(()) => Ending::new(Reason::Passed, "Passed"),
+            Err(ending) => ending,
+        };
+        // Before the machine is left: a master that died in between would find nothing there to go on with.
+        self.driver.decide(ending).await;
         self.leave_machine().await;
-        outcome
+        crate::crash::point("machine_left");
     }
 
     async fn work(&mut self) -> Result<(), Ending> {
@@ -261,7 +267,7 @@ impl<'a> Work<'a> {
     }
 
     /// A machine that outlives the job is left as it was found.
-    async fn leave_machine(&mut self) {
+    pub(super) async fn leave_machine(&mut self) {
         match self.platform.kind {
             PlatformKind::Vm { .. } => {}
             PlatformKind::Ssh { .. } => {
