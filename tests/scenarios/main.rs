@@ -20,6 +20,7 @@ mod outbox;
 mod output;
 mod platforms;
 mod polling;
+mod power_cuts;
 mod pull_requests;
 mod reconciliation;
 mod reporting;
