@@ -336,7 +336,10 @@ async fn what_asks_for_nothing_is_recorded_as_done() {
     // And forgotten one day, unlike what still waits.
     door.deliver("waits", "push", "{}").await;
     let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
-    assert_eq!(door.store.forget_deliveries(tomorrow).await.unwrap(), 2);
+    assert_eq!(
+        door.store.forget_deliveries(tomorrow, 100).await.unwrap(),
+        2
+    );
     assert_eq!(door.stored().await, 1);
 }
 

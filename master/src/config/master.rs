@@ -30,6 +30,8 @@ pub struct Config {
     pub storage: StorageConfig,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub retention: RetentionConfig,
     /// Values for the environment of suites, by name.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretConfig>,
@@ -153,6 +155,63 @@ pub struct Limits {
     pub stop_grace_secs: u64,
     /// A guest that is silent for three times so many seconds is taken for dead, and the connection made anew. Default 5.
     pub heartbeat_secs: u64,
+}
+
+/// How long what is over is kept, in days; 0 keeps it for ever. Of each branch that publishes, the newest build and the
+/// newest that passed stay whole.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Logs, from the end of the job on. Default 90.
+    pub keep_logs_days: u32,
+    /// Artefacts, from the end of the job on. Default 90.
+    pub keep_artifacts_days: u32,
+    /// Builds and jobs with their outcomes, from the end of the build on; not shorter than their logs and artefacts.
+    /// Default 365.
+    pub keep_records_days: u32,
+    /// Deliveries that were acted upon, from their arrival on; at least 7, as long as GitHub may deliver them again.
+    /// Default 30.
+    pub keep_deliveries_days: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        RetentionConfig {
+            keep_logs_days: 90,
+            keep_artifacts_days: 90,
+            keep_records_days: 365,
+            keep_deliveries_days: 30,
+        }
+    }
+}
+
+impl RetentionConfig {
+    /// GitHub delivers again for three days, an Enterprise server for seven.
+    const LEAST_DELIVERIES_DAYS: u32 = 7;
+
+    fn check(self) -> Result<(), String> {
+        let forever = |days: u32| match days {
+            0 => u32::MAX,
+            days => days,
+        };
+        for (name, days) in [
+            ("keep_logs_days", self.keep_logs_days),
+            ("keep_artifacts_days", self.keep_artifacts_days),
+        ] {
+            if forever(days) > forever(self.keep_records_days) {
+                return Err(format!(
+                    "keep_records_days is less than {name}: without its record nobody finds it"
+                ));
+            }
+        }
+        if forever(self.keep_deliveries_days) < Self::LEAST_DELIVERIES_DAYS {
+            return Err(format!(
+                "keep_deliveries_days is at least {}: so long a delivery may come a second time",
+                Self::LEAST_DELIVERIES_DAYS
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What a new commit on a pull request does to the older commit's build.
@@ -315,6 +374,9 @@ impl Config {
                     .to_owned(),
             ));
         }
+        self.retention
+            .check()
+            .map_err(|what| ConfigError::meaning(path, format!("[retention]: {what}")))?;
         let mut seen = BTreeSet::new();
         for repository in &self.repositories {
             let wrong = |what: String| ConfigError::meaning(path, what);
@@ -490,6 +552,18 @@ mod tests {
             (
                 "[[repository]]\nname='a'\nurl='/x'\n[[repository]]\nname='A'\nurl='/y'",
                 "repository `A` is listed twice",
+            ),
+            (
+                "[retention]\nkeep_logs_days = 400",
+                "[retention]: keep_records_days is less than keep_logs_days",
+            ),
+            (
+                "[retention]\nkeep_artifacts_days = 0",
+                "[retention]: keep_records_days is less than keep_artifacts_days",
+            ),
+            (
+                "[retention]\nkeep_deliveries_days = 3",
+                "[retention]: keep_deliveries_days is at least 7",
             ),
             (
                 "[hypervisor]\nacceleration = 'kvn'",

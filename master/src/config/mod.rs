@@ -20,7 +20,7 @@ mod watched;
 pub use error::ConfigError;
 pub use master::{
     Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, Limits, OnNewCommit,
-    RepositoryConfig, StorageConfig,
+    RepositoryConfig, RetentionConfig, StorageConfig,
 };
 pub use platform::parse_platform;
 pub use platforms::{Platforms, RefusedPlatform};

@@ -19,6 +19,7 @@ mod patience;
 pub mod pause;
 mod prepare;
 mod reconcile;
+mod retention;
 mod schedule;
 pub mod signals;
 mod transcript;
@@ -35,6 +36,7 @@ use ledger::Ledger;
 use pause::Pauses;
 use prepare::Preparer;
 use reconcile::Reconciler;
+use retention::Retention;
 use schedule::Scheduler;
 use signals::Signals;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ const PREPARATION_ROUND: Duration = Duration::from_secs(3 * 3600);
 const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
 /// Looking through what waits for the object store is file work, and there may be much of it.
 const RESULTS_ROUND: Duration = Duration::from_secs(15 * 60);
+/// Retention rests for an hour.
+const RETENTION_ROUND: Duration = Duration::from_secs(2 * 3600);
 
 /// The running stages between the events and the outbox.
 #[derive(Debug)]
@@ -71,6 +75,7 @@ impl Pipeline {
         let mut loops = JoinSet::new();
         let config = self.machinery.config.clone();
         let pulses = &self.signals.pulses;
+        let retention = config.retention;
         loops.spawn(self.intake.clone().run_deliveries(
             self.signals.deliveries.clone(),
             pulses.watch("deliveries", DELIVERIES_ROUND),
@@ -110,6 +115,14 @@ impl Pipeline {
             self.signals.results.clone(),
             pulses.watch("results", RESULTS_ROUND),
         ));
+        let retention = Retention {
+            config: retention,
+            store: self.ledger.store.clone(),
+            logs: self.machinery.logs.clone(),
+            artifacts: self.machinery.artifacts.clone(),
+            clock: self.ledger.clock.clone(),
+        };
+        loops.spawn(retention.run(pulses.watch("retention", RETENTION_ROUND)));
         let ended = loops.join_next().await;
         match ended {
             Some(Err(error)) => {

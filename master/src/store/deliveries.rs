@@ -269,11 +269,14 @@ impl Store {
             .collect()
     }
 
-    /// Removes deliveries that were done with and came before the time, and says how many. GitHub delivers again
-    /// for three days (an Enterprise server for seven), so younger ones are still needed to know them by.
-    pub async fn forget_deliveries(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM deliveries WHERE state = 'done' AND received_at < ?")
+    /// Removes deliveries that were done with, or given up, and came before the time: at most so many, oldest first.
+    /// Says how many. GitHub delivers again for three days (an Enterprise server for seven), so younger ones are still
+    /// needed to know them by.
+    pub async fn forget_deliveries(&self, before: Timestamp, most: i64) -> Result<u64, StoreError> {
+        let old = "SELECT id FROM deliveries WHERE state IN ('done', 'failed') AND received_at < ? ORDER BY id LIMIT ?";
+        let done = sqlx::query(&format!("DELETE FROM deliveries WHERE id IN ({old})"))
             .bind(millis(before))
+            .bind(most)
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected())

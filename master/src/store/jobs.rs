@@ -97,6 +97,11 @@ pub async fn move_to(
 
 /// Takes a finished job up again, because it is wanted once more: the one move outside the table.
 pub async fn rerun(tx: &mut SqliteConnection, job: &Job) -> Result<bool, StoreError> {
+    // It will have results again.
+    sqlx::query("UPDATE jobs SET log_removed_at = NULL, artifacts_removed_at = NULL WHERE id = ?")
+        .bind(job.id.0)
+        .execute(&mut *tx)
+        .await?;
     write(tx, JobState::Finished, job).await
 }
 

@@ -17,6 +17,7 @@ pub mod jobs;
 mod looks;
 pub mod pull_requests;
 pub mod results;
+mod retention;
 pub mod snapshot;
 mod statuses;
 mod tokens;
@@ -26,6 +27,7 @@ pub use deliveries::{
     MOST_TRIES, NewDelivery, StoredDelivery,
 };
 pub use looks::LookRow;
+pub use retention::Removed;
 pub use statuses::{
     Backlog, Reopen, StatusId, StatusRow, Wanted, send_again, status_of, want_status,
 };
@@ -152,6 +154,7 @@ impl Store {
                 path: path.display().to_string(),
                 source,
             })?;
+        shrink_by_itself(&writer).await;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.clone().read_only(true).create_if_missing(false))
@@ -228,6 +231,26 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+}
+
+/// Rewrites a database once that was made without the pages that shrinking needs. It works without them too.
+async fn shrink_by_itself(writer: &SqlitePool) {
+    const INCREMENTAL: i64 = 2;
+    let prepared = async {
+        let mut connection = writer.acquire().await?;
+        let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum")
+            .fetch_one(&mut *connection)
+            .await?;
+        if mode != INCREMENTAL {
+            for statement in ["PRAGMA auto_vacuum = INCREMENTAL", "VACUUM"] {
+                sqlx::query(statement).execute(&mut *connection).await?;
+            }
+        }
+        Ok::<_, sqlx::Error>(())
+    };
+    if let Err(error) = prepared.await {
+        tracing::warn!(%error, "the database does not shrink when something is removed");
+    }
 }
 
 fn one_that_writes() -> SqlitePoolOptions {

@@ -6,6 +6,7 @@ use super::App;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::headers::GUEST_POLICY;
+use super::views::removed_sentence;
 use crate::model::JobId;
 use crate::result::log::Logs;
 use axum::body::Body;
@@ -50,7 +51,7 @@ pub(super) async fn raw(
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let id = app.known_job(&id).await?.id;
+    let id = app.job_with_log(&id).await?;
     let slot = app.stream_slot(asker)?;
     let range = headers
         .get("range")
@@ -100,6 +101,21 @@ pub(super) async fn raw(
         }
     }
     Ok(response)
+}
+
+impl App {
+    /// The job whose log a path asks for, unless that was removed.
+    async fn job_with_log(&self, id: &str) -> Result<JobId, ApiError> {
+        let job = self.known_job(id).await?;
+        let removed = self.ledger.store.removed(job.id).await?;
+        match removed.log {
+            Some(at) => Err(ApiError::new(
+                StatusCode::GONE,
+                removed_sentence("the log was", job.finished_at, at),
+            )),
+            None => Ok(job.id),
+        }
+    }
 }
 
 async fn is_complete(app: &App, id: JobId) -> Result<bool, ApiError> {
@@ -155,7 +171,7 @@ pub(super) async fn stream(
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let id = app.known_job(&id).await?.id;
+    let id = app.job_with_log(&id).await?;
     let slot = app.stream_slot(asker)?;
     let last_event: Option<u64> = headers
         .get("last-event-id")

@@ -70,6 +70,11 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     pub log_url: String,
     pub artifacts: Vec<ArtifactView>,
+    /// Says that and when the log was removed because of its age. These two only in the answer for a single job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_removed: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts_removed: Option<String>,
     /// Only in the answer for a single job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<AttemptView>,
@@ -158,6 +163,8 @@ impl App {
             finished_at: job.finished_at,
             log_url: format!("/api/jobs/{}/log", job.id.0),
             artifacts,
+            log_removed: None,
+            artifacts_removed: None,
             attempts: Vec::new(),
         })
     }
@@ -186,7 +193,15 @@ impl App {
     /// With its attempts and their steps.
     pub(super) async fn whole_job_view(&self, job: Job) -> Result<JobView, StoreError> {
         let id = job.id;
+        let ended = job.finished_at;
         let mut view = self.job_view(job).await?;
+        let removed = self.ledger.store.removed(id).await?;
+        view.log_removed = removed
+            .log
+            .map(|at| removed_sentence("The log was", ended, at));
+        view.artifacts_removed = removed
+            .artifacts
+            .map(|at| removed_sentence("The artefacts were", ended, at));
         for attempt in self.ledger.store.attempts_of(id).await? {
             let steps = self.ledger.store.steps_of(attempt.id).await?;
             let steps = steps
@@ -282,6 +297,15 @@ fn attempt_view(attempt: Attempt, steps: Vec<StepView>) -> AttemptView {
 
 fn said(conclusion: Conclusion) -> String {
     conclusion.as_str().to_owned()
+}
+
+/// `The log was removed after 90 days`.
+pub(super) fn removed_sentence(what: &str, ended: Option<Timestamp>, at: Timestamp) -> String {
+    let days = ended.map_or(0, |ended| at.duration_since(ended).as_hours() / 24);
+    match days {
+        1 => format!("{what} removed after 1 day"),
+        days => format!("{what} removed after {days} days"),
+    }
 }
 
 /// A path for a URL, with what is not plain in it percent-encoded.

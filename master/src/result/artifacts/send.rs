@@ -15,6 +15,7 @@ use crate::model::{Job, JobId};
 use crate::result::objects::ObjectError;
 use bytes::Bytes;
 use futures::StreamExt;
+use jiff::Timestamp;
 use std::collections::HashSet;
 use std::io;
 use tokio_util::io::ReaderStream;
@@ -90,8 +91,9 @@ impl Artifacts {
         self.remove_waiting(job).await
     }
 
-    /// Removes all artefacts of a job that has ended: the objects, manifest first, then what waits here, then the rows.
-    pub async fn remove(&self, job: &Job) -> Result<(), ArtifactError> {
+    /// Removes all artefacts of a job that has ended, and notes that: the objects, manifest first, the rows, and what
+    /// waits here.
+    pub async fn remove(&self, job: &Job, now: Timestamp) -> Result<(), ArtifactError> {
         let id = job.id;
         let turn = self.turn(id);
         let _guard = turn.lock.lock().await;
@@ -104,9 +106,12 @@ impl Artifacts {
         for listed in stored {
             objects.delete(&listed.key).await.map_err(object)?;
         }
-        self.remove_waiting(id).await?;
-        let forgotten = self.shared.store.record_artifacts(id, &[]).await;
-        forgotten.map_err(|source| ArtifactError::Store { job: id, source })
+        let noted = self.shared.store.note_removed_artifacts(id, now).await;
+        match noted.map_err(|source| ArtifactError::Store { job: id, source })? {
+            true => self.remove_waiting(id).await,
+            // It runs again, and will have others.
+            false => Ok(()),
+        }
     }
 
     async fn is_recorded(&self, job: JobId, manifest: &Manifest) -> Result<bool, ArtifactError> {

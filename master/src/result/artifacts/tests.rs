@@ -21,7 +21,7 @@ impl Fixture {
     async fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state.db")).await.unwrap();
-        let id = store.insert_bare_job().await;
+        let id = store.insert_ended_job().await;
         let place = dir.path().join("objects").display().to_string();
         let objects = Objects::open(&place, &BTreeMap::new()).unwrap();
         let waiting = dir.path().join("artifacts");
@@ -312,7 +312,8 @@ async fn removed_artefacts_leave_nothing_sent_or_not() {
         if is_sent {
             fixture.send().await;
         }
-        fixture.artifacts.remove(&fixture.job).await.unwrap();
+        let now = Timestamp::now();
+        fixture.artifacts.remove(&fixture.job, now).await.unwrap();
         assert_eq!(fixture.keys().await, Vec::<String>::new());
         assert_eq!(fixture.read_all().await, []);
         assert!(!fixture.is_waiting().await);

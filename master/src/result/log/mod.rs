@@ -269,18 +269,6 @@ impl Logs {
     /// Forgets the job's log, sealed or not, because the job runs again. An object is left: the new log's will take its
     /// place, and the store need not be there for this.
     pub async fn begin_anew(&self, job: JobId) -> Result<(), LogError> {
-        self.forget_all(job).await
-    }
-
-    /// Removes all of the log of a job that has ended, sealed or not.
-    pub async fn remove(&self, job: JobId) -> Result<(), LogError> {
-        // The object first: without its record nobody would find it again. One may be there before its record is.
-        let deleted = self.shared.objects.delete(&seal::key(job)).await;
-        deleted.map_err(|source| LogError::Object { job, source })?;
-        self.forget_all(job).await
-    }
-
-    async fn forget_all(&self, job: JobId) -> Result<(), LogError> {
         let live = match self.find(job).await? {
             Whereabouts::Live(live) => Some(live),
             Whereabouts::Sealed(_) => None,
@@ -294,6 +282,18 @@ impl Logs {
         self.remove_segments(job).await?;
         if let Some(live) = live {
             live.tell_complete();
+        }
+        Ok(())
+    }
+
+    /// Removes the sealed log of a job that has ended, and notes that; nothing happens to the log of one that runs again.
+    pub async fn remove(&self, job: JobId, now: Timestamp) -> Result<(), LogError> {
+        // The object first: without its record nobody would find it again.
+        let deleted = self.shared.objects.delete(&seal::key(job)).await;
+        deleted.map_err(|source| LogError::Object { job, source })?;
+        let noted = self.shared.store.note_removed_log(job, now).await;
+        if noted.map_err(|source| LogError::Store { job, source })? {
+            self.shared.frames.forget(job);
         }
         Ok(())
     }

@@ -343,7 +343,8 @@ async fn one_writer_at_a_time_and_none_while_sealing() {
     writer.append(b"one\n").await.unwrap();
     assert!(matches!(logs.writer(job).await, Err(LogError::Busy { .. })));
     assert!(matches!(logs.seal(job).await, Err(LogError::Busy { .. })));
-    assert!(matches!(logs.remove(job).await, Err(LogError::Busy { .. })));
+    let anew = logs.begin_anew(job).await;
+    assert!(matches!(anew, Err(LogError::Busy { .. })));
     drop(writer);
     let mut writer = logs.writer(job).await.unwrap();
     writer.append(b"two\n").await.unwrap();

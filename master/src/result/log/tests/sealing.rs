@@ -65,25 +65,23 @@ async fn a_job_without_output_is_sealed_empty() {
 }
 
 #[tokio::test]
-async fn a_removed_log_leaves_nothing_sealed_or_not() {
+async fn a_removed_log_leaves_a_note_and_nothing_else() {
     let fixture = Fixture::new().await;
     let (logs, job) = (fixture.logs(DEFAULT_CAP_BYTES), fixture.job);
-    for sealed in [false, true, true] {
-        logs.writer(job)
-            .await
-            .unwrap()
-            .append(b"text")
-            .await
-            .unwrap();
-        if sealed {
-            logs.seal(job).await.unwrap();
-        }
+    for _ in 0..2 {
+        let mut writer = logs.writer(job).await.unwrap();
+        writer.append(b"text").await.unwrap();
+        drop(writer);
+        logs.seal(job).await.unwrap();
         assert_eq!(read_all(&logs, job, 0, 10).await.0, b"text");
-        logs.remove(job).await.unwrap();
-        logs.remove(job).await.unwrap();
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        for _ in 0..2 {
+            logs.remove(job, now).await.unwrap();
+        }
         assert!(!fixture.folder().exists());
         assert_eq!(fixture.objects.list("").await.unwrap(), []);
         assert_eq!(fixture.store.sealed_log(job).await.unwrap(), None);
+        assert_eq!(fixture.store.removed(job).await.unwrap().log, Some(now));
         assert_eq!(logs.length(job).await.unwrap(), 0);
     }
 }
