@@ -249,9 +249,10 @@ async fn nothing_is_left(city: &City) -> Result<()> {
     master.wait_until_nothing_is_left(PATIENCE).await?;
     let state = city.server.path("state").display().to_string();
     let (logs, work) = (master.data_dir().join("logs"), city.server.path("work"));
+    let artifacts = master.data_dir().join("artifacts");
     let leftovers = || -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for folder in [&logs, &work, &master.temporary_dir()] {
+        for folder in [&logs, &artifacts, &work, &master.temporary_dir()] {
             left.extend(entries_of(folder)?);
         }
         // Agents, and what they run.
