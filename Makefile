@@ -13,7 +13,6 @@ demo: prepare release images
 
 # Everything, real virtual machines included.
 test: prepare-test images check
-	cargo test $(SIMULATION)
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS)
 

@@ -80,8 +80,13 @@ terminate() {
 }
 
 # Kills, by groups first, which reaches processes that are forking at this moment, until none is left or ten seconds are over.
+# The command itself goes before its children: one that waits for them would end by itself, and be said to have done so.
 kill_all() {
     killed=0
+    read -r main 2>/dev/null <main
+    for pid in $(members); do
+        [ "$pid" = "$main" ] && kill -s KILL "$main" 2>/dev/null
+    done
     while
         left=$(members groups)
         [ "$left" ]
