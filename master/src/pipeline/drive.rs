@@ -12,15 +12,16 @@ use super::ledger::{JobOutcome, Ledger};
 use super::patience::{insist, patiently};
 use super::prepare::Preparer;
 use super::transcript;
-use super::work::Work;
+use super::work::{Work, log_error};
 use crate::config::{Config, Platforms};
 use crate::model::{
     Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
 };
 use crate::result::artifacts::Artifacts;
-use crate::result::log::{Logs, Mask};
+use crate::result::log::{LogError, LogWriter, Logs, Mask};
 use crate::session::{Agent, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
+use crate::store::StoreError;
 use crate::vm::{Accelerator, Machines, VmError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,12 +112,7 @@ impl Driver {
             let anew = self.machinery.logs.begin_anew(self.job.id).await;
             anew.map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
         }
-        let mut log = self
-            .machinery
-            .logs
-            .writer(self.job.id)
-            .await
-            .map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
+        let mut log = self.open_log().await?;
         if self.attempt.phase == Phase::Placed {
             let opening = transcript::opening(&self.attempt, &self.build);
             transcript::put_last(&mut log, &self.machinery.logs, &opening).await?;
@@ -139,11 +135,23 @@ impl Driver {
             PlatformKind::Vm { .. } => Ok(()),
             PlatformKind::Ssh { host } => {
                 let agent = self.connect(&platform, host, platform.ssh.port).await?;
-                let log = self.machinery.logs.writer(self.job.id).await;
-                let log = log.map_err(|error| Ending::new(Reason::HostError, error.to_string()))?;
+                let log = self.open_log().await?;
                 Work::new(self, platform, log, agent).leave_machine().await;
                 Ok(())
             }
+        }
+    }
+
+    async fn open_log(&self) -> Result<LogWriter, Ending> {
+        let opened = patiently("open the log", || self.try_to_open_log()).await?;
+        opened.map_err(log_error)
+    }
+
+    /// Whether a log is still open is known to the database, whose errors are apart: it may be away for a while.
+    async fn try_to_open_log(&self) -> Result<Result<LogWriter, LogError>, StoreError> {
+        match self.machinery.logs.writer(self.job.id).await {
+            Err(LogError::Store { source, .. }) => Err(source),
+            opened => Ok(opened),
         }
     }
 
@@ -345,14 +353,17 @@ impl Driver {
         let is_last = !ending.reason.is_worth_a_retry() || self.job.attempts > retries;
         let logs = &self.machinery.logs;
         let closing = transcript::closing(ending, is_last, tail);
-        if let Ok(mut log) = logs.writer(self.job.id).await {
-            let at = self.attempt.log_end.unwrap_or(log.len());
-            if let Err(error) = transcript::put_at(&mut log, logs, at, &closing).await {
-                tracing::warn!(
-                    error = error.message,
-                    "the end of the log cannot be written"
-                );
+        // Nobody would add it later.
+        let written = match insist(|| self.try_to_open_log()).await {
+            Ok(mut log) => {
+                let at = self.attempt.log_end.unwrap_or(log.len());
+                let put = transcript::put_at(&mut log, logs, at, &closing).await;
+                put.map(|_| ())
             }
+            Err(error) => Err(log_error(error)),
+        };
+        if let Err(error) = written {
+            tracing::warn!(why = error.message, "the end of the log cannot be written");
         }
         crate::crash::point("closing_written");
         match insist(|| self.ledger.conclude(&self.attempt, ending, tail)).await {
