@@ -154,7 +154,8 @@ impl Collection<'_> {
                 break None;
             }
             let most = usize::try_from(left).unwrap_or(MAX_DATA).min(MAX_DATA);
-            let mut frame = vec![0; DATA_HEAD + most];
+            let mut frame = self.outbox.spare_frame();
+            frame.resize(DATA_HEAD + most, 0);
             let count = match file.read(frame.get_mut(DATA_HEAD..).unwrap_or_default()) {
                 Ok(0) => {
                     break Some(format!(

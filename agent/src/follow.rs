@@ -132,11 +132,13 @@ impl Following {
         loop {
             // Whether more may come is asked before the spool is read to its end, so that nothing comes in between.
             let gone = self.link.is_none();
-            while let Some(frame) = self.reader.next_frame()? {
+            let mut frame = self.outbox.spare_frame();
+            while self.reader.next_frame(&mut frame)? {
                 if self.is_cancelled() {
                     return Ok(None);
                 }
                 self.outbox.send_encoded(frame)?;
+                frame = self.outbox.spare_frame();
             }
             if gone {
                 let end = record::read_end(&self.subject.dir)?;

@@ -6,6 +6,9 @@
 //!   collector  ──┘
 //! ```
 //!
+//! Written frames are kept for the next content (`spare_frame`): a quarter of a megabyte that is freed goes back to the
+//! kernel, which then has to find and clear the pages of the next one.
+//!
 //! The queue is short, so that an answer to a ping waits behind a megabyte of output at most. The writer thread owns
 //! the connection's output; when it cannot be written any more the process leaves quietly, for nobody listens and the
 //! executions do not need it.
@@ -13,8 +16,9 @@
 use anyhow::Result;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vivarium_protocol::{Frame, MAX_CONTROL, ToMaster};
+use vivarium_protocol::{Frame, MAX_CONTROL, MAX_DATA, ToMaster};
 
 /// How many frames may wait for the writer.
 const QUEUE: usize = 4;
@@ -39,6 +43,26 @@ impl std::error::Error for Closed {}
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     queue: SyncSender<Vec<u8>>,
+    spare: Arc<Spare>,
+}
+
+/// Frames that were written; at most as many as can be under way.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        let mut frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.pop().unwrap_or_default()
+    }
+
+    /// Small ones are not worth it.
+    fn keep(&self, frame: Vec<u8>) {
+        let mut frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if frame.capacity() >= MAX_DATA && frames.len() < QUEUE {
+            frames.push(frame);
+        }
+    }
 }
 
 /// Tells when everything has been written.
@@ -51,6 +75,8 @@ pub(crate) struct Writer {
 pub(crate) fn open(mut out: impl Write + Send + 'static) -> Result<(Outbox, Writer)> {
     let (queue, frames) = sync_channel::<Vec<u8>>(QUEUE);
     let (finished, done) = sync_channel(1);
+    let spare = Arc::new(Spare::default());
+    let written = Arc::clone(&spare);
     std::thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
@@ -58,10 +84,11 @@ pub(crate) fn open(mut out: impl Write + Send + 'static) -> Result<(Outbox, Writ
                 if out.write_all(&frame).and_then(|()| out.flush()).is_err() {
                     std::process::exit(0);
                 }
+                written.keep(frame);
             }
             finished.send(()).ok();
         })?;
-    Ok((Outbox { queue }, Writer { done }))
+    Ok((Outbox { queue, spare }, Writer { done }))
 }
 
 impl Outbox {
@@ -76,6 +103,11 @@ impl Outbox {
             );
         }
         self.send_encoded(frame.into_bytes())
+    }
+
+    /// A frame to be filled with content, with whatever was in it before.
+    pub(crate) fn spare_frame(&self) -> Vec<u8> {
+        self.spare.take()
     }
 
     /// Sends bytes that are a whole frame already.

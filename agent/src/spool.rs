@@ -240,8 +240,8 @@ impl SpoolReader {
         self.offset
     }
 
-    /// The next output frame, encoded; `None` at the end of what is there now.
-    pub(crate) fn next_frame(&mut self) -> Result<Option<Vec<u8>>> {
+    /// Makes `frame` the next output frame, encoded; false at the end of what is there now.
+    pub(crate) fn next_frame(&mut self, frame: &mut Vec<u8>) -> Result<bool> {
         loop {
             let Some(file) = &mut self.segment else {
                 match File::open(segment_path(&self.dir, self.offset)) {
@@ -251,7 +251,7 @@ impl SpoolReader {
                         continue;
                     }
                     Err(error) if error.kind() == ErrorKind::NotFound => {
-                        return self.refuse_gap().map(|()| None);
+                        return self.refuse_gap().map(|()| false);
                     }
                     Err(error) => return Err(error).context("cannot open a segment of the spool"),
                 }
@@ -262,11 +262,11 @@ impl SpoolReader {
                 .saturating_add(length)
                 .saturating_sub(self.offset);
             if left > 0 {
-                return self.read_frame(left).map(Some);
+                return self.read_frame(left, frame).map(|()| true);
             }
             // A follower waits for the segment to grow, or for the next one to appear at its end.
             if self.offset == self.start || !segment_path(&self.dir, self.offset).exists() {
-                return self.refuse_gap().map(|()| None);
+                return self.refuse_gap().map(|()| false);
             }
             self.segment = None;
         }
@@ -288,9 +288,9 @@ impl SpoolReader {
         }
     }
 
-    fn read_frame(&mut self, left: u64) -> Result<Vec<u8>> {
+    fn read_frame(&mut self, left: u64, frame: &mut Vec<u8>) -> Result<()> {
         let most = usize::try_from(left).unwrap_or(MAX_DATA).min(MAX_DATA);
-        let mut frame = vec![0; OUTPUT_HEAD + most];
+        frame.resize(OUTPUT_HEAD + most, 0);
         let mut count = 0;
         if let (Some(file), Some(content)) = (&mut self.segment, frame.get_mut(OUTPUT_HEAD..)) {
             count = file.read(content).context("cannot read the spool")?;
@@ -300,7 +300,7 @@ impl SpoolReader {
             *head = output_head(self.offset, count);
         }
         self.offset += count as u64;
-        Ok(frame)
+        Ok(())
     }
 }
 
@@ -319,8 +319,8 @@ mod tests {
     }
 
     fn read_all(reader: &mut SpoolReader) -> Vec<u8> {
-        let mut output = Vec::new();
-        while let Some(frame) = reader.next_frame().unwrap() {
+        let (mut output, mut frame) = (Vec::new(), Vec::new());
+        while reader.next_frame(&mut frame).unwrap() {
             output.extend_from_slice(content_of(&frame));
         }
         output
@@ -338,7 +338,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = SpoolWriter::create(dir.path(), 0).unwrap();
         let mut follower = SpoolReader::open(dir.path(), 0, None).unwrap();
-        assert_eq!(follower.next_frame().unwrap(), None);
+        assert!(read_all(&mut follower).is_empty());
         let expected: Vec<u8> = (0..500_000u32).map(|i| (i % 251) as u8).collect();
         let mut followed = Vec::new();
         for piece in expected.chunks(33_333) {
@@ -389,6 +389,6 @@ mod tests {
         read_all(&mut reader);
         append_all(&mut spool, &[7; 100_000]);
         spool.acknowledge(165_536);
-        assert!(reader.next_frame().is_err());
+        assert!(reader.next_frame(&mut Vec::new()).is_err());
     }
 }
