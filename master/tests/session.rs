@@ -16,7 +16,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use vivarium::model::{Architecture, OsFamily};
-use vivarium::session::{Agent, Endpoint, FollowEvent, Following, GuestSpec, SessionError};
+use vivarium::session::{
+    Agent, Credential, Endpoint, FollowEvent, Following, GuestSpec, SessionError,
+};
 use vivarium_protocol::{Execution, Exit, Frame, Hello, StepCommand, ToMaster};
 
 /// Longer than anything here takes on a loaded machine: a test that gets here hangs.
@@ -48,9 +50,16 @@ impl Drop for Guest {
     }
 }
 
+fn host_key_file(kind: &str) -> String {
+    format!("host_{}", kind.replace(' ', ""))
+}
+
+/// `kind` may go on with more options, as in `ecdsa -b 384`.
 async fn keygen(path: &Path, kind: &str) {
     let made = Command::new("ssh-keygen")
-        .args(["-q", "-N", "", "-t", kind, "-f"])
+        .args(["-q", "-N", "", "-t"])
+        .args(kind.split(' '))
+        .arg("-f")
         .arg(path)
         .status();
     assert!(made.await.unwrap().success());
@@ -74,7 +83,7 @@ impl Guest {
             dir.path().display()
         );
         for kind in host_keys {
-            let path = dir.path().join(format!("host_{kind}"));
+            let path = dir.path().join(host_key_file(kind));
             keygen(&path, kind).await;
             lines.push_str(&format!("HostKey {}\n", path.display()));
         }
@@ -97,7 +106,7 @@ impl Guest {
         Self {
             host_key: dir
                 .path()
-                .join(format!("host_{}.pub", host_keys.last().unwrap())),
+                .join(host_key_file(host_keys.last().unwrap()) + ".pub"),
             dir,
             port,
             door,
@@ -113,7 +122,7 @@ impl Guest {
             host: "127.0.0.1".to_owned(),
             port: self.port,
             user: user.unwrap().unwrap().name,
-            key: self.dir.path().join("client"),
+            credential: Credential::Key(self.dir.path().join("client")),
             host_key: self.host_key.clone(),
             name: "vm-17".to_owned(),
             heartbeat: Duration::from_secs(5),
@@ -393,12 +402,61 @@ async fn rsa_and_ecdsa_keys_work_and_the_pinned_one_of_several_is_asked_for() {
     }
 }
 
+/// As sshd was ten years ago, on systems whose updates have ended: neither Ed25519 nor Curve25519, no GCM.
+#[tokio::test]
+async fn an_old_server_with_nist_curves_alone_will_do() {
+    for curve in ["256", "384", "521"] {
+        let config = format!(
+            "HostKeyAlgorithms ecdsa-sha2-nistp{curve}\nPubkeyAcceptedAlgorithms ecdsa-sha2-nistp{curve}\n\
+             KexAlgorithms ecdh-sha2-nistp{curve}\nCiphers aes128-ctr\nMACs hmac-sha2-256"
+        );
+        let kind = format!("ecdsa -b {curve}");
+        let guest = Guest::with(&config, &[&kind], &kind).await;
+        let agent = guest.connect().await;
+        let (exit, output) = run(&agent, "old", guest.command("echo hello")).await;
+        assert_eq!(
+            (exit, &output[..]),
+            (Exit::Code { code: 0 }, &b"hello\n"[..])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_not_offered_where_only_keys_are_taken_and_the_file_is_named() {
+    let guest = Guest::start().await;
+    let file = guest.dir.path().join("password");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    let endpoint = Endpoint {
+        credential: Credential::Password(file.clone()),
+        ..guest.endpoint()
+    };
+    let error = within(Agent::connect(&endpoint, &guest.spec()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SessionError::Authentication { .. }),
+        "{error}"
+    );
+    let sentence = error.to_string();
+    assert!(sentence.contains("the password in "), "{sentence}");
+    assert!(sentence.contains("/password: "), "{sentence}");
+    assert!(!sentence.contains("sesame"), "{sentence}");
+    std::fs::write(&file, "\n").unwrap();
+    let error = within(Agent::connect(&endpoint, &guest.spec()))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("it holds no password"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_client_key_that_nobody_knows_is_refused() {
     let guest = Guest::start().await;
     keygen(&guest.dir.path().join("other"), "ed25519").await;
     let endpoint = Endpoint {
-        key: guest.dir.path().join("other"),
+        credential: Credential::Key(guest.dir.path().join("other")),
         ..guest.endpoint()
     };
     let error = within(Agent::connect(&endpoint, &guest.spec()))
@@ -421,7 +479,7 @@ async fn a_key_file_that_is_none_is_named() {
     ];
     for (key, host_key) in pairs {
         let endpoint = Endpoint {
-            key: guest.dir.path().join(key),
+            credential: Credential::Key(guest.dir.path().join(key)),
             host_key: guest.dir.path().join(host_key),
             ..guest.endpoint()
         };

@@ -187,7 +187,7 @@ async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Mach
 }
 
 async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec<Finding>) {
-    let platforms = Platforms::load(config.platforms_dir.clone());
+    let platforms = Platforms::of(config);
     for refused in platforms.refused() {
         findings.push(fault(
             "platform",
@@ -216,6 +216,17 @@ async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec
             Ok(()) => good("platform", format!("{} takes work", platform.name)),
             Err(error) => fault("platform", error),
         });
+        if let Some(expires) = platform.expires_soon(jiff::Zoned::now().date()) {
+            let said = format!("{} takes no work from {expires} on", platform.name);
+            findings.push(note("platform", said));
+        }
+        if let Some(issue) = &platform.known_issue {
+            let said = format!(
+                "{} blocks nobody, for a known issue: {issue}",
+                platform.name
+            );
+            findings.push(note("platform", said));
+        }
     }
 }
 

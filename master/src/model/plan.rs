@@ -45,6 +45,9 @@ pub struct JobPlan {
     /// Send the history as a Git bundle instead of the tree alone.
     #[serde(default)]
     pub history: bool,
+    /// Why the platform fails just now, so that this job's failure is reported and blocks nobody.
+    #[serde(default)]
+    pub known_issue: Option<String>,
 }
 
 impl JobPlan {

@@ -60,7 +60,8 @@ impl Agent {
         }
     }
 
-    async fn connect_telling(
+    /// The same, and `last` says how the last try went that was in vain.
+    pub(crate) async fn connect_telling(
         transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,
