@@ -161,7 +161,7 @@ impl Master {
             Some(github) => Sources::new(mirrors, github.clone()),
             None => Sources::new(mirrors, None),
         });
-        let platforms = Platforms::load(config.platforms_dir.clone());
+        let platforms = Platforms::to_inspect(&config);
         tracing::info!(
             ready = platforms.ready().len(),
             refused = platforms.refused().len(),
