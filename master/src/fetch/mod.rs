@@ -47,13 +47,13 @@ pub enum FetchError {
     Interrupted(String),
     /// The server will say the same again.
     #[error("{url} cannot be fetched: the server answers {status}")]
-    Refused { url: Url, status: String },
+    Refused { url: String, status: String },
     #[error(
         "what {url} has is not what was meant: its SHA-256 is {found}, not {wanted}\nhint: was the file replaced there? \
          Then compare the hash with the one that its vendor publishes, and write that into platform.toml"
     )]
     WrongHash {
-        url: Url,
+        url: String,
         found: String,
         wanted: String,
     },
@@ -135,9 +135,11 @@ pub async fn fetch(
             )));
         }
         Answer::Refused => {
-            let status = answer.status().to_string();
-            let url = wanted.url.clone();
-            return Err(match answer.status().is_client_error() {
+            let status = answer.status();
+            let is_lasting =
+                status.is_client_error() && !matches!(status.as_u16(), 408 | 425 | 429);
+            let (url, status) = (wanted.url.to_string(), status.to_string());
+            return Err(match is_lasting {
                 true => FetchError::Refused { url, status },
                 false => FetchError::Interrupted(format!("{url}: the server answers {status}")),
             });
@@ -171,7 +173,7 @@ pub async fn fetch(
             .await
             .map_err(|error| broken("removed", &error))?;
         return Err(FetchError::WrongHash {
-            url: wanted.url.clone(),
+            url: wanted.url.to_string(),
             found,
             wanted: sha256.to_owned(),
         });

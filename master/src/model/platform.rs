@@ -227,6 +227,10 @@ pub struct SshSpec {
 /// A VM of ours, or a machine that is there already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are VMs, and each is behind an Arc"
+)]
 pub enum PlatformKind {
     Vm {
         kernel: Option<KernelSpec>,

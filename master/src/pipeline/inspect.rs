@@ -36,13 +36,16 @@ pub(super) struct Inspector {
     pub(super) signals: Signals,
 }
 
+/// Whose turn it is to fetch one image.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// What all looks share.
 #[derive(Debug, Clone)]
 struct Look {
     platforms: Platforms,
     machines: Machines,
     /// Platforms with the same image fetch it once.
-    fetching: Arc<Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>,
+    fetching: Arc<Mutex<HashMap<PathBuf, Turn>>>,
 }
 
 impl Inspector {
@@ -242,7 +245,7 @@ impl Look {
         }
     }
 
-    fn turn(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, path: &Path) -> Turn {
         let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(fetching.entry(path.to_owned()).or_default())
     }

@@ -108,6 +108,11 @@ fn check_disk(file: &PlatformFile, disk: &DiskTable) -> Result<(), String> {
                 url.scheme()
             ));
         }
+        (None, Some(url)) if !url.username().is_empty() || url.password().is_some() => {
+            return Err(
+                "`url` under [disk] cannot have a user or password: it is shown to whoever may read".into(),
+            );
+        }
         (None, Some(_)) if disk.sha256.is_none() => {
             return Err(
                 "`url` under [disk] needs `sha256`, so that what is fetched is what was meant"

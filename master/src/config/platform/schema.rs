@@ -2,7 +2,6 @@
 
 use super::file::PlatformFile;
 use serde_json::Value;
-use std::fmt::Write;
 
 /// How wide the text is.
 const WIDTH: usize = 100;
@@ -23,8 +22,7 @@ pub fn platform_manual() -> String {
         let own = target(&schema, property);
         if has_keys(own) {
             text.push('\n');
-            // Formatting into a String cannot fail.
-            let _ = writeln!(text, "[{name}]");
+            text.push_str(&format!("[{name}]\n"));
             wrap(&mut text, "", &description(own));
             table(&mut text, &schema, own);
         }

@@ -63,6 +63,10 @@ fn faults_are_told_in_one_sentence() {
             "begins with https:// or http://, not file:",
         ),
         (
+            format!("[disk]\nurl = 'https://a:b@example.org/d'\nsha256 = 'x'\n{SSH}"),
+            "cannot have a user or password",
+        ),
+        (
             format!("[disk]\npath = 'd'\nsha256 = 'abc'\n{SSH}"),
             "64 hexadecimal digits",
         ),

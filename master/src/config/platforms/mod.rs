@@ -128,7 +128,7 @@ impl Platforms {
         Platforms::read(dir, data.map(Path::to_owned), Inspection::LeftOut)
     }
 
-    /// The platforms of a configuration. One with a disk is held until [`Platforms::settle`] tells of its image.
+    /// The platforms of a configuration. One with a disk is held until [`Platforms::tell`] tells of its image.
     pub fn to_inspect(config: &Config) -> Platforms {
         let data = Some(config.data_dir.clone());
         Platforms::read(config.platforms_dir.clone(), data, Inspection::Wanted)
