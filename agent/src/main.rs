@@ -58,6 +58,8 @@ fn main() -> ExitCode {
         {
             serve::run(nonce, Path::new(state))
         }
+        #[cfg(unix)]
+        (["terminal", _, ..], [_, command @ ..]) => platform::enter_terminal(command),
         (["supervise", _], [_, dir]) => platform::supervise(Path::new(dir)),
         (["--version"], _) => writeln!(
             std::io::stdout(),

@@ -25,6 +25,7 @@ macro_rules! conformance {
             mod executions;
             mod files;
             mod stopping;
+            mod terminals;
         }
     };
 }

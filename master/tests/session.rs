@@ -162,6 +162,7 @@ impl Guest {
             dir: self.dir.path().to_str().unwrap().to_owned(),
             env: BTreeMap::new(),
             spool_bytes: 16 * 1024 * 1024,
+            pty: None,
         }
     }
 }

@@ -69,7 +69,8 @@ pub(crate) fn launch_supervisor(dir: &Path, lock: File) -> Result<()> {
     }
 }
 
-fn own_program() -> Result<PathBuf> {
+/// The way to this program's file.
+pub(super) fn own_program() -> Result<PathBuf> {
     // On Linux this name leads to the running program even after its file was replaced.
     let running = Path::new("/proc/self/exe");
     if cfg!(target_os = "linux") && running.exists() {

@@ -10,6 +10,7 @@ mod link;
 mod memory;
 mod orders;
 mod supervise;
+mod terminal;
 mod tree;
 
 pub(crate) use clock::step_clock;
@@ -20,3 +21,4 @@ pub(crate) use files::{
 pub(crate) use launch::{launch_supervisor, prepare_connection};
 pub(crate) use link::{Link, connect};
 pub(crate) use supervise::supervise;
+pub(crate) use terminal::enter_terminal;

@@ -20,7 +20,8 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::unistd::setsid;
-use std::io::{ErrorKind, PipeReader, Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -84,7 +85,7 @@ struct Supervisor {
     life: Lifetime,
     main_group: i32,
     spool: SpoolWriter,
-    output: Option<PipeReader>,
+    output: Option<File>,
     /// Read from the pipe and not in the spool yet.
     unwritten: Vec<u8>,
     buffer: Vec<u8>,
@@ -276,7 +277,10 @@ impl Supervisor {
             Err(error)
                 if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(error) => {
-                complain(format_args!("cannot read the command's output: {error}"));
+                // Linux says so of a terminal that nobody has open any more.
+                if error.raw_os_error() != Some(nix::Error::EIO as i32) {
+                    complain(format_args!("cannot read the command's output: {error}"));
+                }
                 self.output = None;
                 self.life.output_ended(Instant::now());
             }

@@ -284,6 +284,7 @@ impl Connection {
             dir: self.work.to_str().unwrap().into(),
             env: BTreeMap::new(),
             spool_bytes: 64 * 1024 * 1024,
+            pty: None,
         }
     }
 

@@ -63,6 +63,9 @@ struct StepTable {
     run: String,
     shell: Option<Shell>,
     timeout_secs: Option<u64>,
+    /// Run it on a terminal, for programs that print otherwise there (colours, a line at a time). Default: pipes.
+    #[serde(default)]
+    pty: bool,
     #[serde(default)]
     env: BTreeMap<String, String>,
 }
@@ -203,6 +206,7 @@ impl StepTable {
                 .timeout_secs
                 .unwrap_or(limits.step_timeout_secs)
                 .min(limits.step_timeout_secs),
+            pty: self.pty,
             env: step_env,
             secrets: secrets.to_vec(),
             only_to_publish: false,

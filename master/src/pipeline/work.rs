@@ -175,6 +175,7 @@ impl<'a> Work<'a> {
             dir: "/".into(),
             env: BTreeMap::new(),
             spool_bytes: self.spool_bytes(),
+            pty: None,
         };
         let execution = Execution(format!("{}-{name}", self.driver.attempt.id));
         let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);

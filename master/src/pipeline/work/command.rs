@@ -8,7 +8,13 @@ use crate::pipeline::transcript;
 use crate::result::log::Mask;
 use secrecy::ExposeSecret;
 use std::collections::{BTreeMap, BTreeSet};
-use vivarium_protocol::StepCommand;
+use vivarium_protocol::{Pty, StepCommand};
+
+/// The terminal of a step that asks for one: wide enough for what test runners print, and the same everywhere.
+const TERMINAL: Pty = Pty {
+    columns: 120,
+    rows: 40,
+};
 
 impl Work<'_> {
     /// Reads the values that the steps ask for and arms the mask, before the guest says anything.
@@ -88,6 +94,7 @@ impl Work<'_> {
             dir: self.work_dir(),
             env,
             spool_bytes: self.spool_bytes(),
+            pty: step.pty.then_some(TERMINAL),
         }
     }
 }
