@@ -156,6 +156,7 @@ fn tiny() -> Platform {
             key: folder.join("ssh_key"),
             host_key: folder.join("ssh_host_key.pub"),
         },
+        agent: None,
         work_dir: "/home/build/work".into(),
         state_dir: "/tmp/vivarium".into(),
         shell: vec!["sh".into(), "-c".into()],

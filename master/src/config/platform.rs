@@ -2,8 +2,8 @@
 
 use super::error::{self, ConfigError};
 use crate::model::{
-    Architecture, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily, Platform,
-    PlatformKind, SshSpec,
+    AgentKind, Architecture, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily,
+    Platform, PlatformKind, SshSpec,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -41,6 +41,9 @@ struct PlatformFile {
     work_dir: Option<String>,
     /// Folder in the guest for the agent. Default `/tmp/vivarium`.
     state_dir: Option<String>,
+    /// The program that the master pushes into the guest: `"native"`, compiled for its system, or `"sh"`, for any Unix.
+    /// Default: native where the master has one for this system and architecture, else `sh`.
+    agent: Option<AgentKind>,
     /// The shell of steps that name none. Default `sh`.
     shell: Option<Shell>,
     /// Environment of every step.
@@ -186,6 +189,12 @@ pub fn parse_platform(folder: &Path, text: &str) -> Result<Platform, ConfigError
             "limit = 0 would never run a job: remove the folder instead".into(),
         ));
     }
+    if file.agent == Some(AgentKind::Sh) && !file.os.is_unix() {
+        return Err(wrong(format!(
+            "agent = \"sh\" needs a POSIX shell, which {} has not: leave `agent` out",
+            file.os.as_str()
+        )));
+    }
     let ssh = SshSpec {
         user,
         port: file.ssh.port.unwrap_or(22),
@@ -210,6 +219,7 @@ pub fn parse_platform(folder: &Path, text: &str) -> Result<Platform, ConfigError
         boot_deadline_secs,
         connect_deadline_secs,
         ssh,
+        agent: file.agent,
         kind: kind_of(folder, file).map_err(&wrong)?,
     })
 }
@@ -311,6 +321,17 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_is_chosen_by_the_master_unless_the_file_says_which() {
+        let with = |line: &str| parse(&format!("{line}\n[disk]\npath = 'd'\n{SSH}")).unwrap();
+        assert_eq!(with("").agent, None);
+        assert_eq!(with("agent = 'native'").agent, Some(AgentKind::Native));
+        assert_eq!(
+            with("os = 'openbsd'\nagent = 'sh'").agent,
+            Some(AgentKind::Sh)
+        );
+    }
+
+    #[test]
     fn faults_are_told_in_one_sentence() {
         for (text, expected) in [
             (SSH.to_owned(), "a VM needs [disk] or [kernel] to boot from"),
@@ -326,6 +347,14 @@ mod tests {
             (
                 format!("kind = 'ssh'\nvcpus = 1\n{SSH}"),
                 "`vcpus` is for a VM",
+            ),
+            (
+                format!("agent = 'perl'\n[disk]\npath = 'd'\n{SSH}"),
+                "unknown value `perl`: known are native, sh",
+            ),
+            (
+                format!("os = 'windows'\nagent = 'sh'\n[disk]\npath = 'd'\n{SSH}"),
+                "needs a POSIX shell, which windows has not",
             ),
             (
                 format!("limit = 0\n[disk]\npath = 'd'\n{SSH}"),

@@ -17,6 +17,16 @@ pub enum OsFamily {
 }
 
 impl OsFamily {
+    pub const ALL: [OsFamily; 7] = [
+        OsFamily::Linux,
+        OsFamily::Freebsd,
+        OsFamily::Netbsd,
+        OsFamily::Openbsd,
+        OsFamily::Dragonfly,
+        OsFamily::Windows,
+        OsFamily::Macos,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             OsFamily::Linux => "linux",
@@ -26,6 +36,19 @@ impl OsFamily {
             OsFamily::Dragonfly => "dragonfly",
             OsFamily::Windows => "windows",
             OsFamily::Macos => "macos",
+        }
+    }
+
+    /// Whether it has a POSIX shell and its tools.
+    pub fn is_unix(self) -> bool {
+        match self {
+            OsFamily::Linux
+            | OsFamily::Freebsd
+            | OsFamily::Netbsd
+            | OsFamily::Openbsd
+            | OsFamily::Dragonfly
+            | OsFamily::Macos => true,
+            OsFamily::Windows => false,
         }
     }
 }
@@ -39,12 +62,24 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    pub const ALL: [Architecture; 2] = [Architecture::X86_64, Architecture::Aarch64];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Architecture::X86_64 => "x86_64",
             Architecture::Aarch64 => "aarch64",
         }
     }
+}
+
+/// Which program the master pushes into a guest to work there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentKind {
+    /// Compiled for the guest's system and architecture.
+    Native,
+    /// The one in POSIX `sh`, for any Unix.
+    Sh,
 }
 
 /// What the guest can reach besides the SSH connection from the master.
@@ -136,6 +171,8 @@ pub struct Platform {
     #[serde(flatten)]
     pub kind: PlatformKind,
     pub ssh: SshSpec,
+    /// `None`: the native one where the master has it for this system, else the one in `sh`.
+    pub agent: Option<AgentKind>,
     /// Folder in the guest that the source is unpacked into.
     pub work_dir: String,
     /// Folder in the guest for the agent and its spools.

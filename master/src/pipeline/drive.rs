@@ -15,7 +15,8 @@ use super::transcript;
 use super::work::{Work, log_error};
 use crate::config::{Config, Platforms};
 use crate::model::{
-    Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
+    AgentKind, Architecture, Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, OsFamily, Phase,
+    Platform, PlatformKind, Reason,
 };
 use crate::result::artifacts::Artifacts;
 use crate::result::log::{LogError, LogWriter, Logs, Mask};
@@ -41,6 +42,15 @@ pub struct Machinery {
     pub sources: Arc<dyn Source>,
     pub logs: Logs,
     pub artifacts: Artifacts,
+}
+
+fn guest(platform: &Platform) -> GuestSpec {
+    GuestSpec {
+        os: platform.os,
+        arch: platform.arch,
+        agent: platform.agent,
+        state_dir: platform.state_dir.clone(),
+    }
 }
 
 /// Drives one attempt.
@@ -114,7 +124,8 @@ impl Driver {
         }
         let mut log = self.open_log().await?;
         if self.attempt.phase == Phase::Placed {
-            let opening = transcript::opening(&self.attempt, &self.build);
+            let stand_in = self.stand_in_for_agent(&platform);
+            let opening = transcript::opening(&self.attempt, &self.build, stand_in);
             transcript::put_last(&mut log, &self.machinery.logs, &opening).await?;
         }
         let mut cancelled = self.cancelled.clone();
@@ -125,6 +136,13 @@ impl Driver {
         };
         Work::new(self, platform, log, agent).run().await;
         Ok(())
+    }
+
+    /// The system for which no agent is built, where the one in `sh` does its work because of that.
+    fn stand_in_for_agent(&self, platform: &Platform) -> Option<(OsFamily, Architecture)> {
+        let kind = self.machinery.transport.agent_kind(&guest(platform));
+        (platform.agent.is_none() && kind == Some(AgentKind::Sh))
+            .then_some((platform.os, platform.arch))
     }
 
     /// Leaves a machine that outlives the job: the master may have died after the job was decided and before that.
@@ -251,11 +269,7 @@ impl Driver {
             name: self.attempt.id.to_string(),
             heartbeat: Duration::from_secs(self.machinery.config.limits.heartbeat_secs),
         };
-        let guest = GuestSpec {
-            os: platform.os,
-            arch: platform.arch,
-            state_dir: platform.state_dir.clone(),
-        };
+        let guest = guest(platform);
         // Without a console marker nobody knows when the boot ends: its time counts to this wait.
         let has_booted = self.attempt.phase > Phase::Booting;
         let secs = match has_booted {

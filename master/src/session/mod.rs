@@ -28,6 +28,7 @@
     )
 )]
 
+mod beside;
 mod channel;
 mod collect;
 mod connect;
@@ -36,6 +37,7 @@ mod follow;
 mod gate;
 mod keys;
 mod link;
+mod programs;
 mod push;
 mod route;
 mod ssh;
@@ -46,10 +48,10 @@ pub use channel::Ssh;
 pub use collect::{Collection, IncomingFile};
 pub use error::SessionError;
 pub use follow::{FollowEvent, Following};
-pub use push::available_agents;
+pub use programs::{Agents, BesideReport, Origin, Program};
 pub use transport::{Failed, Opened, Transport};
 
-use crate::model::{Architecture, OsFamily};
+use crate::model::{AgentKind, Architecture, OsFamily};
 use link::Link;
 use route::{FollowRequest, Upload};
 use std::path::PathBuf;
@@ -89,6 +91,8 @@ impl Endpoint {
 pub struct GuestSpec {
     pub os: OsFamily,
     pub arch: Architecture,
+    /// `None`: whichever there is, the native one first.
+    pub agent: Option<AgentKind>,
     /// Folder in the guest for the agent and its spools.
     pub state_dir: String,
 }

@@ -164,6 +164,7 @@ fn platform(kernel: &Path) -> Platform {
             key: "key".into(),
             host_key: "key.pub".into(),
         },
+        agent: None,
         work_dir: "/w".into(),
         state_dir: "/s".into(),
         shell: vec!["sh".into()],

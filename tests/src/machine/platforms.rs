@@ -117,6 +117,17 @@ impl Platforms {
 
     /// The same, reached by another port: a proxy's.
     pub fn add_ssh_at(&self, name: &str, server: &SshServer, port: u16) -> Result<()> {
+        self.add_ssh_changed(name, server, port, |_| {})
+    }
+
+    /// The same, with its `platform.toml` changed.
+    pub fn add_ssh_changed(
+        &self,
+        name: &str,
+        server: &SshServer,
+        port: u16,
+        change: impl FnOnce(&mut Table),
+    ) -> Result<()> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder)?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -132,6 +143,7 @@ impl Platforms {
         platform.insert("work_dir".to_owned(), text(server.path("work")).into());
         platform.insert("state_dir".to_owned(), text(server.path("state")).into());
         platform.insert("ssh".to_owned(), ssh.into());
+        change(&mut platform);
         std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
         Ok(())
     }
