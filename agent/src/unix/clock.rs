@@ -79,7 +79,7 @@ fn arguments(dialect: Dialect, time: Duration) -> Vec<String> {
     let seconds = (time + Duration::from_millis(500)).as_secs();
     let [year, month, day] = date_of(seconds / 86400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let words = match dialect {
+    match dialect {
         Dialect::Linux => vec!["-u".to_owned(), "-s".to_owned(), format!("@{seconds}")],
         Dialect::Macos => vec![
             "-u".to_owned(),
@@ -89,8 +89,7 @@ fn arguments(dialect: Dialect, time: Duration) -> Vec<String> {
             "-u".to_owned(),
             format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}.{second:02}"),
         ],
-    };
-    words
+    }
 }
 
 /// Year, month and day of the day that is so many after 1970-01-01 (Gregorian; years are counted from March, so that

@@ -20,7 +20,7 @@ pub struct Config {
     /// Folder of platforms: `<platforms_dir>/<name>/platform.toml` with the image beside it.
     #[serde(default = "defaults::platforms_dir")]
     pub platforms_dir: PathBuf,
-    /// Folder of agents for systems that this build has none for, as `make agents` fills it: `<os>-<arch>` and `SHA256SUMS`.
+    /// Folder of agents for systems that this build has none for: files `<os>-<arch>`, and `SHA256SUMS`.
     /// Default: `../lib/vivarium/agents` from the program's folder, or `/usr/lib/vivarium/agents` where that is not there.
     #[serde(default)]
     pub agents_dir: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! Agents that lie beside the master, as `make agents` builds them: for the systems that this build has none for.
+//! Agents that lie beside the master, for the systems that this build has none for.
 //!
 //! ```text
 //!   agents_dir, or else                          ┌─> <os>-<arch>, if it is what SHA256SUMS says ──> programs
@@ -51,8 +51,8 @@ fn read(folder: PathBuf) -> Beside {
         Ok(text) => text,
         Err(error) => {
             found.refused.push(format!(
-                "no agent is taken from {}: its {SUMS} cannot be read: {error}\n\
-                 hint: `make agents` makes it; for programs of your own, sha256sum *-* >{SUMS}",
+                "no agent is taken from {0}: its {SUMS} cannot be read: {error}\n\
+                 hint: (cd {0} && sha256sum *-* >{SUMS})",
                 folder.display()
             ));
             found.folder = Some(folder);
@@ -68,7 +68,7 @@ fn read(folder: PathBuf) -> Beside {
                 Ok(None) => {}
                 Ok(Some(program)) => found.programs.push(Native { os, arch, program }),
                 Err(why) => found.refused.push(format!(
-                    "the agent {} is not used: {why}\nhint: `make agents` builds it anew",
+                    "the agent {} is not used: {why}\nhint: build it anew, and {SUMS} after it",
                     path.display()
                 )),
             }

@@ -12,7 +12,7 @@ pub enum SessionError {
     )]
     KeyFile { path: PathBuf, why: String },
     #[error(
-        "there is no agent for {os}/{arch}, so nothing can be run in {name}\nhint: `make agents` builds those for other systems, and `vivarium doctor` lists what there is; a Unix can have the one in sh: leave `agent` out of its platform.toml",
+        "there is no agent for {os}/{arch}, so nothing can be run in {name}\nhint: `vivarium doctor` lists what there is; put one into agents_dir as `{os}-{arch}`; a Unix can have the one in sh: leave `agent` out of its platform.toml",
         os = .os.as_str(), arch = .arch.as_str()
     )]
     NoAgent {

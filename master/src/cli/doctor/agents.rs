@@ -36,14 +36,14 @@ fn agent_of(platform: &Platform, agents: &Agents) -> Finding {
             "agent",
             format!(
                 "{name} has the one in sh, for there is none for {os}/{arch}\n\
-                 hint: `make agents` builds those that can be built"
+                 hint: one that is built for it is faster; agents_dir says where it is looked for"
             ),
         ),
         (None, _) => fault(
             "agent",
             format!(
                 "{name} has none, for there is none for {os}/{arch}\n\
-                 hint: `make agents` builds those that can be built; agents_dir says where they are"
+                 hint: build one from agent/ and put it into agents_dir as {os}-{arch}"
             ),
         ),
     }
