@@ -139,6 +139,18 @@ impl Lifetime {
         }
     }
 
+    /// The main process has ended, and the rest cannot have heard that it was asked to: of the grace it has what
+    /// leftovers have.
+    #[cfg_attr(
+        not(any(windows, test)),
+        expect(dead_code, reason = "TERM reaches everybody here")
+    )]
+    pub(crate) fn rest_is_deaf(&mut self, now: Instant) {
+        if let Phase::Terminating { kill_at } = &mut self.phase {
+            *kill_at = (now + LEFTOVER_GRACE).min(*kill_at);
+        }
+    }
+
     pub(crate) fn next(&mut self, now: Instant) -> Act {
         if self.tree_empty && (self.output_ended || self.is_drained(now)) {
             return Act::Finish;
@@ -258,6 +270,18 @@ mod tests {
         );
         life.stop(Duration::ZERO, now);
         assert_eq!(life.next(now), Act::Kill);
+    }
+
+    #[test]
+    fn who_cannot_hear_does_not_have_the_whole_grace() {
+        let now = Instant::now();
+        let mut life = Lifetime::new();
+        life.rest_is_deaf(now);
+        assert_eq!(life.next(now), Act::Wait(None));
+        life.stop(Duration::from_secs(60), now);
+        assert_eq!(life.next(now), Act::Terminate);
+        life.rest_is_deaf(now);
+        assert_eq!(life.next(now), Act::Wait(Some(now + LEFTOVER_GRACE)));
     }
 
     #[test]

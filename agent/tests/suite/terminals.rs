@@ -24,7 +24,7 @@ fn starts(connection: &mut Connection, name: &str, script: &str) -> bool {
             connection.start_command(name, command);
             true
         }
-        Agent::Dash | Agent::Busybox | Agent::Ksh => {
+        Agent::Dash | Agent::Busybox | Agent::Ksh | Agent::Windows => {
             connection.send(&ToAgent::Start {
                 execution: id(name),
                 command,
