@@ -37,14 +37,14 @@ struct PlatformFile {
     boot_deadline_secs: Option<u64>,
     /// SSH and the agent must answer within this time after the boot, in seconds, under KVM. Default 60.
     connect_deadline_secs: Option<u64>,
-    /// Folder in the guest for the source. Default `<home>/work` of the SSH user.
+    /// Folder in the guest for the source. Default `<home>/work` of the SSH user; on Windows `C:/Users/<user>/work`.
     work_dir: Option<String>,
-    /// Folder in the guest for the agent. Default `/tmp/vivarium`.
+    /// Folder in the guest for the agent. Default `/tmp/vivarium`; on Windows `C:/Users/<user>/.vivarium`.
     state_dir: Option<String>,
     /// The program that the master pushes into the guest: `"native"`, compiled for its system, or `"sh"`, for any Unix.
     /// Default: native where the master has one for this system and architecture, else `sh`.
     agent: Option<AgentKind>,
-    /// The shell of steps that name none. Default `sh`.
+    /// The shell of steps that name none. Default `sh`; on Windows `cmd`.
     shell: Option<Shell>,
     /// Environment of every step.
     #[serde(default)]
@@ -141,6 +141,18 @@ impl Shell {
     }
 }
 
+fn default_shell(os: OsFamily) -> &'static str {
+    match os {
+        OsFamily::Windows => "cmd",
+        OsFamily::Linux
+        | OsFamily::Freebsd
+        | OsFamily::Netbsd
+        | OsFamily::Openbsd
+        | OsFamily::Dragonfly
+        | OsFamily::Macos => "sh",
+    }
+}
+
 fn linux() -> OsFamily {
     OsFamily::Linux
 }
@@ -169,16 +181,17 @@ pub fn parse_platform(folder: &Path, text: &str) -> Result<Platform, ConfigError
     let shell = file
         .shell
         .clone()
-        .unwrap_or_else(|| Shell::Named("sh".into()))
+        .unwrap_or_else(|| Shell::Named(default_shell(file.os).into()))
         .into_command()
         .map_err(&wrong)?;
     let user = file.ssh.user.clone();
     let work_dir = file
         .work_dir
         .clone()
-        .unwrap_or_else(|| match user.as_str() {
-            "root" => "/root/work".into(),
-            user => format!("/home/{user}/work"),
+        .unwrap_or_else(|| match (file.os, user.as_str()) {
+            (OsFamily::Windows, user) => format!("C:/Users/{user}/work"),
+            (_, "root") => "/root/work".into(),
+            (_, user) => format!("/home/{user}/work"),
         });
     let limit = match file.kind {
         Kind::Vm => file.limit.unwrap_or(8),
@@ -209,10 +222,10 @@ pub fn parse_platform(folder: &Path, text: &str) -> Result<Platform, ConfigError
         os: file.os,
         arch: file.arch,
         work_dir,
-        state_dir: file
-            .state_dir
-            .clone()
-            .unwrap_or_else(|| "/tmp/vivarium".into()),
+        state_dir: file.state_dir.clone().unwrap_or_else(|| match file.os {
+            OsFamily::Windows => format!("C:/Users/{}/.vivarium", file.ssh.user),
+            _ => "/tmp/vivarium".into(),
+        }),
         shell,
         env: file.env.clone(),
         limit,

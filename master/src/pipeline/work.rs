@@ -8,9 +8,11 @@
 //! The connection may break at any time; the machine and the running step are untouched by that. A new connection
 //! follows the step from the byte where the log ends, so the log is the same as if nothing had happened.
 
+mod chores;
 mod command;
 mod interruption;
 mod limits;
+mod scripts;
 mod source;
 mod steps;
 
@@ -22,6 +24,7 @@ use super::{collect, transcript};
 use crate::model::{Conclusion, Ending, Phase, Platform, PlatformKind, Reason};
 use crate::result::log::{LogError, LogWriter, Masking};
 use crate::session::{Agent, FollowEvent, SessionError};
+use chores::Chore;
 use limits::deadline;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -168,16 +171,17 @@ impl<'a> Work<'a> {
     }
 
     /// Runs a command of ours in the guest; its output goes into the log.
-    async fn run_aside(&mut self, name: &str, script: String) -> Result<Exit, Interruption> {
+    async fn run_aside(&mut self, chore: Chore<'_>) -> Result<Exit, Interruption> {
+        let (shell, script) = chore.command(self.platform.os);
         let command = StepCommand {
-            shell: ["sh", "-e", "-c"].map(str::to_owned).to_vec(),
+            shell,
             script,
             dir: "/".into(),
             env: BTreeMap::new(),
             spool_bytes: self.spool_bytes(),
             pty: None,
         };
-        let execution = Execution(format!("{}-{name}", self.driver.attempt.id));
+        let execution = Execution(format!("{}-{}", self.driver.attempt.id, chore.name()));
         let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);
         let mut following = self.agent.start(&execution, command).await.map_err(lost)?;
         let mut masking = Masking::new(self.driver.mask.clone(), 0);
@@ -272,8 +276,9 @@ impl<'a> Work<'a> {
         match self.platform.kind {
             PlatformKind::Vm { .. } => {}
             PlatformKind::Ssh { .. } => {
-                let script = format!("rm -rf '{}'", self.work_dir());
-                let left = tokio::time::timeout(LEAVE_TIMEOUT, self.run_aside("leave", script));
+                let dir = self.work_dir();
+                let chore = Chore::Leave { dir: &dir };
+                let left = tokio::time::timeout(LEAVE_TIMEOUT, self.run_aside(chore));
                 let why = match left.await {
                     Ok(Ok(_)) => return,
                     Ok(Err(Interruption::ConnectionLost(why))) => why,

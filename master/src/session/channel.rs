@@ -43,7 +43,7 @@ async fn open(agents: &Agents, endpoint: &Endpoint, guest: &GuestSpec) -> Result
         .map_err(Failed::ForGood)?;
     let keys = Keys::read(endpoint).await.map_err(Failed::ForGood)?;
     let connection = ssh::open(endpoint, &keys).await?;
-    let mut started = push::start_agent(&connection, program, &guest.state_dir).await;
+    let mut started = push::start_agent(&connection, program, guest).await;
     if let Err(push::Failed::NotStarted(why)) = &started
         && program.kind == AgentKind::Native
         && let Some(stand_in) = agents.stand_in(guest)
@@ -53,7 +53,7 @@ async fn open(agents: &Agents, endpoint: &Endpoint, guest: &GuestSpec) -> Result
             why,
             "the native agent does not start in this guest, so the one in sh is used"
         );
-        started = push::start_agent(&connection, stand_in, &guest.state_dir).await;
+        started = push::start_agent(&connection, stand_in, guest).await;
     }
     let greeted = match started {
         Ok(greeted) => greeted,

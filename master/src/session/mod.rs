@@ -40,6 +40,7 @@ mod link;
 mod programs;
 mod push;
 mod route;
+mod sftp;
 mod ssh;
 mod transfer;
 pub(crate) mod transport;

@@ -10,13 +10,18 @@
 //!     |<==== VIVARIUM-AGENT nonce, frames ========>|   exec agent serve
 //! ```
 //!
+//! Windows has no such shell: there the program comes by SFTP, see [`sftp`].
+//!
 //! One channel, because every login and every exec costs an emulated guest up to a second. For the same reason the
 //! script starts as few programs as it can, and the agent travels packed: in an emulated guest each takes a tenth of a
 //! second, and so does each 150 kB that arrive.
 
+use super::GuestSpec;
 use super::error::one_line;
 use super::programs::Program;
+use super::sftp::{self, Place};
 use super::ssh::Connection;
+use crate::model::OsFamily;
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg};
 use std::borrow::Cow;
@@ -101,22 +106,15 @@ pub(super) enum Failed {
 pub(super) async fn start_agent(
     connection: &Connection,
     program: &Program,
-    state_dir: &str,
+    guest: &GuestSpec,
 ) -> Result<Greeted, Failed> {
     let nonce = format!("{:032x}", rand::random::<u128>());
-    let channel = connection
-        .exec(&command(program, state_dir, &nonce))
-        .await
-        .map_err(Failed::Lost)?;
-    let mut bootstrap = Bootstrap {
-        connection,
-        channel,
-        received: Vec::new(),
-        skipped: 0,
-        stderr: Vec::new(),
-        exit: None,
-        stage: Stage::Storing,
-    };
+    let state_dir = guest.state_dir.as_str();
+    if guest.os == OsFamily::Windows {
+        return start_on_windows(connection, program, state_dir, &nonce).await;
+    }
+    let command = command(program, state_dir, &nonce);
+    let mut bootstrap = Bootstrap::exec(connection, &command, Stage::Storing).await?;
     let answer = {
         let word = format!("{PUSH}{nonce} ");
         let wait = async {
@@ -140,17 +138,30 @@ pub(super) async fn start_agent(
         let upload = bootstrap.upload(&bytes);
         within(UPLOAD, "upload of the agent", upload).await?;
     }
-    bootstrap.stage = Stage::Starting;
-    let hello = within(GREETING, "agent's hello", bootstrap.hello(&nonce)).await?;
-    crate::crash::point("agent_greeted");
-    Ok(Greeted {
-        channel: bootstrap.channel,
-        decoder: hello.1,
-        hello: hello.0,
-    })
+    bootstrap.greet(&nonce).await
 }
 
-async fn within<T>(
+async fn start_on_windows(
+    connection: &Connection,
+    program: &Program,
+    state_dir: &str,
+    nonce: &str,
+) -> Result<Greeted, Failed> {
+    let place = Place::new(state_dir, &program.sha256, nonce);
+    sftp::put(
+        connection,
+        &place,
+        program.size,
+        || unpacked(program),
+        UPLOAD,
+    )
+    .await?;
+    let bootstrap = Bootstrap::exec(connection, &place.command, Stage::Starting).await?;
+    bootstrap.greet(nonce).await
+}
+
+/// Waits that long, and says then what took longer.
+pub(super) async fn within<T>(
     time: Duration,
     what: &str,
     wait: impl Future<Output = Result<T, Failed>>,
@@ -192,7 +203,31 @@ enum Exit {
 /// The script's own, when the program could not be stored.
 const NOT_STORED: [u32; 2] = [71, 74];
 
-impl Bootstrap<'_> {
+impl<'a> Bootstrap<'a> {
+    async fn exec(connection: &'a Connection, command: &str, stage: Stage) -> Result<Self, Failed> {
+        let channel = connection.exec(command).await.map_err(Failed::Lost)?;
+        Ok(Bootstrap {
+            connection,
+            channel,
+            received: Vec::new(),
+            skipped: 0,
+            stderr: Vec::new(),
+            exit: None,
+            stage,
+        })
+    }
+
+    async fn greet(mut self, nonce: &str) -> Result<Greeted, Failed> {
+        self.stage = Stage::Starting;
+        let hello = within(GREETING, "agent's hello", self.hello(nonce)).await?;
+        crate::crash::point("agent_greeted");
+        Ok(Greeted {
+            channel: self.channel,
+            decoder: hello.1,
+            hello: hello.0,
+        })
+    }
+
     /// Waits for more bytes from the guest's stdout.
     async fn receive(&mut self) -> Result<(), Failed> {
         loop {

@@ -322,9 +322,23 @@ async fn log_in(
 impl Connection {
     /// Starts a command on a channel of its own.
     pub(super) async fn exec(&self, command: &str) -> Result<Channel<Msg>, String> {
+        self.open_channel(async |channel| channel.exec(true, command).await)
+            .await
+    }
+
+    /// Asks for a subsystem on a channel of its own; whether the server has it, is its first answer there.
+    pub(super) async fn subsystem(&self, name: &str) -> Result<Channel<Msg>, String> {
+        self.open_channel(async |channel| channel.request_subsystem(true, name).await)
+            .await
+    }
+
+    async fn open_channel(
+        &self,
+        ask: impl AsyncFnOnce(&Channel<Msg>) -> Result<(), russh::Error>,
+    ) -> Result<Channel<Msg>, String> {
         let opened = async {
             let channel = self.handle.channel_open_session().await?;
-            channel.exec(true, command).await?;
+            ask(&channel).await?;
             Ok::<_, russh::Error>(channel)
         };
         match timeout(EXEC, opened).await {
