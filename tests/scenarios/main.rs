@@ -33,6 +33,7 @@ mod suites;
 mod timeouts;
 mod visitors;
 mod webhooks;
+mod windows;
 
 use tests::machine::guests_run_here;
 

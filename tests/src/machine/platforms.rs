@@ -1,6 +1,6 @@
 //! A folder of platforms for one test, made of the images that are there.
 
-use super::{SshServer, images_folder};
+use super::{SshServer, WindowsMachine, images_folder};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -144,6 +144,36 @@ impl Platforms {
         platform.insert("state_dir".to_owned(), text(server.path("state")).into());
         platform.insert("ssh".to_owned(), ssh.into());
         change(&mut platform);
+        std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
+        Ok(())
+    }
+
+    /// A Windows machine, reached by SSH.
+    pub fn add_windows(&self, name: &str, machine: &WindowsMachine) -> Result<()> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder)?;
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let mut ssh = Table::new();
+        ssh.insert("host".to_owned(), "127.0.0.1".into());
+        ssh.insert("port".to_owned(), i64::from(machine.port).into());
+        ssh.insert("user".to_owned(), "build".into());
+        ssh.insert("key".to_owned(), text(machine.path("user_key")).into());
+        ssh.insert(
+            "host_key".to_owned(),
+            text(machine.path("host_key.pub")).into(),
+        );
+        let mut platform = Table::new();
+        platform.insert("kind".to_owned(), "ssh".into());
+        platform.insert("os".to_owned(), "windows".into());
+        platform.insert(
+            "work_dir".to_owned(),
+            machine.guest_path("home/work").into(),
+        );
+        platform.insert(
+            "state_dir".to_owned(),
+            machine.guest_path("home/state of it").into(),
+        );
+        platform.insert("ssh".to_owned(), ssh.into());
         std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
         Ok(())
     }
