@@ -121,6 +121,7 @@ impl Pipeline {
             logs: self.machinery.logs.clone(),
             artifacts: self.machinery.artifacts.clone(),
             clock: self.ledger.clock.clone(),
+            refused: retention::Refused::default(),
         };
         loops.spawn(retention.run(pulses.watch("retention", RETENTION_ROUND)));
         let ended = loops.join_next().await;
