@@ -84,12 +84,20 @@ impl Driver {
                 None => self.work().await,
                 Some(_) => self.leave().await,
             };
-            match (done, &self.attempt.ending) {
-                (Ok(()), _) => {}
-                (Err(ending), None) => self.decide(ending).await,
-                (Err(why), Some(_)) => {
-                    tracing::warn!(why = why.message, "what the job left stays on its machine");
+            let left = match (done, &self.attempt.ending) {
+                (Ok(()), _) => Ok(()),
+                (Err(ending), None) => {
+                    self.decide(ending).await;
+                    // A master before this one had begun there.
+                    match self.attempt.phase > Phase::Connecting {
+                        true => self.leave().await,
+                        false => Ok(()),
+                    }
                 }
+                (Err(why), Some(_)) => Err(why),
+            };
+            if let Err(why) = left {
+                tracing::warn!(why = why.message, "what the job left stays on its machine");
             }
             self.conclude().await;
         }

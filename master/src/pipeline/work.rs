@@ -222,8 +222,18 @@ impl<'a> Work<'a> {
         )
     }
 
-    /// Connects again, as long as the machine is there and there is time.
+    /// Connects again, as long as the machine is there, there is time, and nobody wants the job to end.
     async fn reconnect(&mut self, why: String, give_up: Instant) -> Result<(), Ending> {
+        let mut cancelled = self.driver.cancelled.clone();
+        tokio::select! {
+            biased;
+            ending = asked_to_cancel(&mut cancelled) => Err(ending),
+            connected = self.connect_again(why, give_up) => connected,
+        }
+    }
+
+    /// The same, also when the job is to end: what runs has to hear of it, and the machine to be left.
+    async fn connect_again(&mut self, why: String, give_up: Instant) -> Result<(), Ending> {
         /// QEMU's death shows on the connection first: libvirt is given this long to know of it.
         const SETTLE: Duration = Duration::from_millis(1500);
         tracing::warn!(why, "connection lost; connecting again");
@@ -252,10 +262,7 @@ impl<'a> Work<'a> {
             let message = format!("The connection was lost ({why}) and did not come back: {how}");
             Ending::new(Reason::AgentLost, message)
         };
-        let mut cancelled = self.driver.cancelled.clone();
         self.agent = tokio::select! {
-            biased;
-            ending = asked_to_cancel(&mut cancelled) => return Err(ending),
             agent = self.driver.connect(&platform, &host, port) => agent.map_err(|ending| match ending.reason {
                 Reason::ConnectDeadline => lost(&ending.message),
                 _ => ending,
@@ -266,22 +273,28 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// A machine that outlives the job is left as it was found.
+    /// A machine that outlives the job is left as it was found, also where its connection is lost just now.
     pub(super) async fn leave_machine(&mut self) {
         match self.platform.kind {
-            PlatformKind::Vm { .. } => {}
-            PlatformKind::Ssh { .. } => {
-                let script = format!("rm -rf '{}'", self.work_dir());
-                let left = tokio::time::timeout(LEAVE_TIMEOUT, self.run_aside("leave", script));
-                let why = match left.await {
-                    Ok(Ok(_)) => return,
-                    Ok(Err(Interruption::ConnectionLost(why))) => why,
-                    Ok(Err(Interruption::Ended(ending))) => ending.message,
-                    Err(_) => format!("it takes longer than {} s", LEAVE_TIMEOUT.as_secs()),
-                };
-                tracing::warn!(why, "the work directory stays on the machine");
-            }
+            PlatformKind::Vm { .. } => return,
+            PlatformKind::Ssh { .. } => {}
         }
+        let script = format!("rm -rf '{}'", self.work_dir());
+        let give_up = Instant::now() + LEAVE_TIMEOUT;
+        let why = loop {
+            let left = tokio::time::timeout_at(give_up, self.run_aside("leave", script.clone()));
+            match left.await {
+                Ok(Ok(_)) => return,
+                Ok(Err(Interruption::ConnectionLost(why))) => {
+                    if let Err(ending) = self.connect_again(why, give_up).await {
+                        break ending.message;
+                    }
+                }
+                Ok(Err(Interruption::Ended(ending))) => break ending.message,
+                Err(_) => break format!("it takes longer than {} s", LEAVE_TIMEOUT.as_secs()),
+            }
+        };
+        tracing::warn!(why, "the work directory stays on the machine");
     }
 }
 
