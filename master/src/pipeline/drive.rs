@@ -190,6 +190,10 @@ impl Driver {
             };
             return Err(Ending::new(Reason::GuestDied, message));
         }
+        if is_taken_up && let Some(port) = self.attempt.ssh_port {
+            // Should it die this moment, a new one in its place would know nothing of what was begun.
+            return Ok(port);
+        }
         let port = outlast(patience, || machines.start(id, platform))
             .await
             .map_err(host_error)?;
