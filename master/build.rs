@@ -1,13 +1,15 @@
-//! Builds the agents that the master pushes into guests and lists them for `session/push.rs`.
+//! Builds the agents that the master pushes into guests and lists them for `session/programs.rs`.
 //!
 //! ```text
 //!   ../agent ──nested cargo, release, static──> OUT_DIR/<target> ──┐
-//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ─────────────┴─gzip─> OUT_DIR/agents.rs (include_bytes!)
+//!   $VIVARIUM_AGENT_DIR/<os>-<arch> (built elsewhere) ─────────────┼─gzip─> OUT_DIR/agents.rs (include_bytes!)
+//!   ../agent/sh, its parts joined ─────────────────────────────────┘
 //! ```
 //!
 //! The nested cargo has a target folder of its own, so it never waits for the lock that the outer one holds; it
 //! shares the outer one's job server and nothing else of its environment that would change what is built.
 
+use sha2::{Digest, Sha256};
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -57,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for path in [
         "Cargo.toml",
         "src",
+        "sh",
         "protocol/Cargo.toml",
         "protocol/src",
         "../Cargo.toml",
@@ -88,7 +91,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             found.push(agent);
         }
     }
-    write_table(&out_dir, &found)
+    write_table(&out_dir, &found, &joined(&agent_dir.join("sh"))?)
+}
+
+/// The agent in `sh`: its parts, in the order of their names.
+fn joined(dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut parts = std::fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    parts.retain(|path| path.extension().is_some_and(|extension| extension == "sh"));
+    parts.sort();
+    let mut script = Vec::new();
+    for part in parts {
+        script.extend(std::fs::read(part)?);
+    }
+    Ok(script)
 }
 
 fn variable(name: &str) -> Result<String, Box<dyn Error>> {
@@ -184,30 +201,43 @@ fn list(dir: &Path) -> Result<Vec<Agent>, Box<dyn Error>> {
     Ok(found)
 }
 
-fn write_table(out_dir: &Path, found: &[Agent]) -> Result<(), Box<dyn Error>> {
+fn write_table(out_dir: &Path, found: &[Agent], script: &[u8]) -> Result<(), Box<dyn Error>> {
     let variant = |names: &[(&'static str, &'static str)], name: &str| {
         names
             .iter()
             .find(|(lower, _)| *lower == name)
             .map_or("?", |(_, variant)| variant)
     };
-    let mut table = String::from("static AGENTS: &[Program] = &[\n");
+    let mut table = format!("static NATIVE: [Native; {}] = [\n", found.len());
     for agent in found {
         let program = std::fs::read(&agent.path)
             .map_err(|error| format!("cannot read {}: {error}", agent.path.display()))?;
         let path = out_dir.join(format!("{}-{}.gz", agent.os, agent.arch));
-        std::fs::write(&path, packed(&program)?)?;
         writeln!(
             table,
-            "    Program {{ os: OsFamily::{}, arch: Architecture::{}, size: {}, packed: include_bytes!({path:?}) }},",
+            "    Native {{ os: OsFamily::{}, arch: Architecture::{}, program: {} }},",
             variant(SYSTEMS, agent.os),
             variant(ARCHITECTURES, agent.arch),
-            program.len(),
+            embedded("Native", &program, &path)?,
         )?;
     }
-    table.push_str("];\n");
+    let sh = embedded("Sh", script, &out_dir.join("sh.gz"))?;
+    writeln!(table, "];\n\nstatic SH: Program = {sh};")?;
     std::fs::write(out_dir.join("agents.rs"), table)?;
     Ok(())
+}
+
+/// Packs a program into this file, and gives the Rust expression that embeds it.
+fn embedded(kind: &str, program: &[u8], path: &Path) -> Result<String, Box<dyn Error>> {
+    std::fs::write(path, packed(program)?)?;
+    let mut sha256 = String::new();
+    for byte in Sha256::digest(program) {
+        write!(sha256, "{byte:02x}")?;
+    }
+    Ok(format!(
+        "Program::embedded(AgentKind::{kind}, {}, {sha256:?}, include_bytes!({path:?}))",
+        program.len(),
+    ))
 }
 
 fn packed(program: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {

@@ -138,6 +138,7 @@ END {
     else if (type == "start") {
         want("/command", "object"); want("/command/shell", "list"); want("/command/script", "string")
         want("/command/dir", "string"); want("/command/env", "object"); want("/command/spool_bytes", "number")
+        out = out "m_pty=" (kind["/command/pty"] == "object" ? "yes" : "") "\n"
         out = out "m_exports=" nested(exports) "\nm_through=" nested(through) "\n"
     }
     else if (type == "attach") want("/from", "number")

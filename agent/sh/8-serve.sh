@@ -147,6 +147,8 @@ start() {
         refuse start "$m_execution: the command has no shell"
     elif [ "$m_bad_name" -eq 1 ]; then
         refuse start "$m_execution: a name of an environment variable is empty or holds ="
+    elif [ "$m_pty" ]; then
+        refuse start "$m_execution: the step asks for a terminal, and the agent in sh has none to give; it runs without pty"
     elif [ "$m_zero" -eq 1 ]; then
         refuse start "$m_execution: the command holds a zero byte"
     elif ! mkdir "$exec/$m_execution" 2>/dev/null; then

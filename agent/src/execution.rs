@@ -2,11 +2,11 @@
 //!
 //! In come the requests of one connection; the state is on disk ([`record`] lists it) and belongs to the supervisors.
 
-use crate::platform::{self, Link};
+use crate::link::{self, Link};
 use crate::record::{self, End};
-use crate::spool;
+use crate::{platform, spool, supervise};
 use anyhow::{Context, Result, bail};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use vivarium_protocol::{Execution, StepCommand};
@@ -27,9 +27,9 @@ pub(crate) enum Start {
 }
 
 impl Executions {
-    /// Opens (or creates) the executions in the state folder, which is the current one.
-    pub(crate) fn open() -> Result<Self> {
-        let dir = PathBuf::from("exec");
+    /// Opens (or creates) the executions in the state folder.
+    pub(crate) fn open(state: &Path) -> Result<Self> {
+        let dir = state.join("exec");
         platform::create_private_dir(&dir).context("cannot create the folder of the executions")?;
         Ok(Self { dir, made: 0 })
     }
@@ -54,10 +54,14 @@ impl Executions {
             .dir
             .join(format!(".making-{}-{}", std::process::id(), self.made));
         self.made += 1;
-        let prepared = prepare(&making, command);
+        let dir = self.dir.join(&execution.0);
+        let prepared =
+            prepare(&making, command).and_then(|()| platform::lock_execution(&making, &dir));
         let named = prepared.and_then(|lock| {
-            let dir = self.dir.join(&execution.0);
-            match std::fs::rename(&making, &dir) {
+            let Some(lock) = lock else {
+                return Ok(None);
+            };
+            match platform::rename(&making, &dir) {
                 Ok(()) => Ok(Some((dir, lock))),
                 Err(_) if dir.is_dir() => Ok(None),
                 Err(error) => Err(error).context("cannot name the execution's folder"),
@@ -67,7 +71,7 @@ impl Executions {
             std::fs::remove_dir_all(&making).ok();
         }
         match named? {
-            Some((dir, lock)) => platform::launch_supervisor(&dir, lock).map(|()| Start::New),
+            Some((dir, lock)) => supervise::launch(&dir, lock).map(|()| Start::New),
             None => Ok(Start::Existed),
         }
     }
@@ -83,9 +87,9 @@ impl Executions {
         {
             return Ok(());
         }
-        match platform::connect(dir)? {
+        match link::connect(dir)? {
             Some(mut link) => link.acknowledge(until).or_else(|error| {
-                if record::is_supervised(dir)? {
+                if platform::is_supervised(dir)? {
                     return Err(error).context("cannot reach the command's supervisor");
                 }
                 forget(dir, until)
@@ -96,7 +100,7 @@ impl Executions {
 
     /// Asks the supervisor to end the command. One that has ended is left as it is.
     pub(crate) fn stop(dir: &Path, grace_ms: u64) -> Result<()> {
-        match platform::connect(dir)? {
+        match link::connect(dir)? {
             Some(mut link) => match link.stop(grace_ms) {
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                     Err(error).context("cannot reach the command's supervisor")
@@ -132,23 +136,14 @@ fn check(command: &StepCommand) -> Result<()> {
     Ok(())
 }
 
-/// Makes the execution's folder under a temporary name, and takes its lock.
-fn prepare(dir: &Path, command: &StepCommand) -> Result<File> {
+/// Makes the execution's folder under a temporary name.
+fn prepare(dir: &Path, command: &StepCommand) -> Result<()> {
     platform::create_private_dir(dir).context("cannot create the execution's folder")?;
     let json = serde_json::to_vec(command)?;
-    let mut file =
-        create(&dir.join(record::COMMAND)).context("cannot create the command's file")?;
-    file.write_all(&json)
-        .context("cannot write the command's file")?;
-    let lock = create(&dir.join(record::LOCK)).context("cannot create the execution's lock")?;
-    lock.lock().context("cannot lock the execution")?;
-    Ok(lock)
-}
-
-fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
-        .read(true)
         .write(true)
         .create_new(true)
-        .open(path)
+        .open(dir.join(record::COMMAND))
+        .and_then(|mut file| file.write_all(&json))
+        .context("cannot write the command's file")
 }

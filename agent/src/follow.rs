@@ -8,8 +8,9 @@
 //! second handle of the link, for acknowledgements and to end the following.
 
 use crate::execution::output_bytes;
+use crate::link::{self, Link};
 use crate::outbox::{Closed, Outbox};
-use crate::platform::{self, Link};
+use crate::platform;
 use crate::record::{self, End};
 use crate::spool::{self, SpoolReader};
 use anyhow::{Context, Result};
@@ -47,7 +48,7 @@ pub(crate) struct Subject {
 
 /// Starts following. An error means that there is nothing to follow from that byte on.
 pub(crate) fn follow(subject: Subject, outbox: Outbox) -> Result<Follower> {
-    let link = platform::connect(&subject.dir)?;
+    let link = link::connect(&subject.dir)?;
     // Looked for after the link was made: an end recorded later is told by the link.
     let end = record::read_end(&subject.dir)?;
     let reader = SpoolReader::open(&subject.dir, subject.from, end.as_ref().map(output_bytes))?;
@@ -194,7 +195,7 @@ impl Following {
 
 /// A supervisor that has hung up has recorded the end, or is dead, or both in a moment.
 fn await_supervisors_end(dir: &Path) -> Result<()> {
-    while record::read_end(dir)?.is_none() && record::is_supervised(dir)? {
+    while record::read_end(dir)?.is_none() && platform::is_supervised(dir)? {
         std::thread::sleep(ENDING_PAUSE);
     }
     Ok(())

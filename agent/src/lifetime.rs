@@ -23,6 +23,8 @@ const KILL_PAUSE: Duration = Duration::from_millis(20);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the output may stay open and silent when no process of ours is left: a stranger holds it.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long such a stranger may go on writing: what our own have left in the pipe is at most 1 MiB.
+const LONGEST_DRAIN: Duration = Duration::from_secs(30);
 /// How long a full disk is waited for while the command lives, and when only its last output is left.
 const FULL_PATIENCE: Duration = Duration::from_secs(300);
 const FULL_PATIENCE_AT_END: Duration = Duration::from_secs(10);
@@ -65,6 +67,7 @@ pub(crate) struct Lifetime {
     tree_empty: bool,
     output_ended: bool,
     drain_until: Option<Instant>,
+    drain_until_at_last: Option<Instant>,
     full_since: Option<Instant>,
 }
 
@@ -77,6 +80,7 @@ impl Lifetime {
             tree_empty: false,
             output_ended: false,
             drain_until: None,
+            drain_until_at_last: None,
             full_since: None,
         }
     }
@@ -104,13 +108,13 @@ impl Lifetime {
     pub(crate) fn tree_emptied(&mut self, now: Instant) {
         self.tree_empty = true;
         self.drain_until = Some(now + DRAIN);
+        self.drain_until_at_last = Some(now + LONGEST_DRAIN);
     }
 
     pub(crate) fn output_read(&mut self, now: Instant) {
         self.full_since = None;
-        if self.tree_empty {
-            self.drain_until = Some(now + DRAIN);
-        }
+        let at_last = self.drain_until_at_last;
+        self.drain_until = at_last.map(|at_last| at_last.min(now + DRAIN));
     }
 
     pub(crate) fn output_ended(&mut self, now: Instant) {
@@ -132,6 +136,18 @@ impl Lifetime {
             Phase::Ending { grace: earlier } => *earlier = grace.min(*earlier),
             Phase::Terminating { kill_at } => *kill_at = (now + grace).min(*kill_at),
             Phase::Killing { .. } => {}
+        }
+    }
+
+    /// The main process has ended, and the rest cannot have heard that it was asked to: of the grace it has what
+    /// leftovers have.
+    #[cfg_attr(
+        not(any(windows, test)),
+        expect(dead_code, reason = "TERM reaches everybody here")
+    )]
+    pub(crate) fn rest_is_deaf(&mut self, now: Instant) {
+        if let Phase::Terminating { kill_at } = &mut self.phase {
+            *kill_at = (now + LEFTOVER_GRACE).min(*kill_at);
         }
     }
 
@@ -257,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_hear_does_not_have_the_whole_grace() {
+        let now = Instant::now();
+        let mut life = Lifetime::new();
+        life.rest_is_deaf(now);
+        assert_eq!(life.next(now), Act::Wait(None));
+        life.stop(Duration::from_secs(60), now);
+        assert_eq!(life.next(now), Act::Terminate);
+        life.rest_is_deaf(now);
+        assert_eq!(life.next(now), Act::Wait(Some(now + LEFTOVER_GRACE)));
+    }
+
+    #[test]
     fn a_full_disk_is_waited_for_and_then_ends_the_command() {
         let mut now = Instant::now();
         let mut life = Lifetime::new();
@@ -283,5 +311,21 @@ mod tests {
         assert!(matches!(life.next(now), Act::Wait(Some(_))));
         now += DRAIN;
         assert_eq!(life.next(now), Act::Finish);
+    }
+
+    #[test]
+    fn a_stranger_who_never_stops_writing_does_not_hold_the_end() {
+        let began = Instant::now();
+        let mut life = Lifetime::new();
+        life.main_ended(OK, began);
+        life.tree_emptied(began);
+        let writes = (0..1000).map(|step| began + DRAIN / 4 * step);
+        let end = writes
+            .take_while(|now| {
+                life.output_read(*now);
+                life.next(*now) != Act::Finish
+            })
+            .last();
+        assert!(end.is_some_and(|end| end < began + LONGEST_DRAIN));
     }
 }

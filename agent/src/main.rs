@@ -24,26 +24,41 @@
 
 mod clock;
 mod collect;
+mod control;
 mod execution;
 mod follow;
+mod identity;
+mod keeper;
 mod lifetime;
+mod link;
 mod outbox;
 mod receive;
 mod record;
 mod serve;
 mod spool;
+mod supervise;
+#[cfg(unix)]
 mod unix;
 mod unpack;
+#[cfg(windows)]
+mod windows;
+/// It only decides, so it is tested wherever tests run.
+#[cfg(all(test, not(windows)))]
+#[path = "windows/words.rs"]
+mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// What differs between systems; another system's module offers the same names.
+/// What differs between systems: each system's module offers the same names.
+#[cfg(unix)]
 use unix as platform;
+#[cfg(windows)]
+use windows as platform;
 
-const USAGE: &str = "usage: vivarium-agent serve NONCE --state DIR\n       vivarium-agent supervise DIR\n       vivarium-agent --version";
+const USAGE: &str = "usage: vivarium-agent serve NONCE --state DIR [--sha256 HASH]\n       vivarium-agent supervise DIR\n       vivarium-agent --version";
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -58,7 +73,14 @@ fn main() -> ExitCode {
         {
             serve::run(nonce, Path::new(state))
         }
-        (["supervise", _], [_, dir]) => platform::supervise(Path::new(dir)),
+        #[cfg(unix)]
+        (["terminal", _, ..], [_, command @ ..]) => platform::enter_terminal(command),
+        (["serve", nonce, "--state", _, "--sha256", hash], [_, _, _, state, _, _])
+            if is_nonce(nonce) && !state.is_empty() =>
+        {
+            identity::check(hash).and_then(|()| serve::run(nonce, Path::new(state)))
+        }
+        (["supervise", _], [_, dir]) => supervise::supervise(Path::new(dir)),
         (["--version"], _) => writeln!(
             std::io::stdout(),
             "vivarium-agent {}",

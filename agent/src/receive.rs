@@ -103,7 +103,8 @@ fn write(path: &Path, executable: bool, data: &mut Data) -> Result<u64> {
         let mut file = File::create(&beside)?;
         let bytes = std::io::copy(data, &mut file)?;
         platform::set_executable(&file, executable)?;
-        std::fs::rename(&beside, path)?;
+        drop(file);
+        platform::rename(&beside, path)?;
         Ok(bytes)
     };
     let written = write_beside();

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   STATE/exec/<id>/command.json   the command; removed by the supervisor once it has read it
-//!                   lock           locked for as long as the supervisor lives
-//!                   control        the supervisor's socket
+//!                   lock           locked for as long as the supervisor lives (on Windows: STATE/exec/<id>.lock)
+//!                   control        the supervisor's socket (on Windows: where it listens)
 //!                   out-<offset>   segments of the output, named by the offset of their first byte
 //!                   end.json       how it ended; appears by rename, after the last byte is in the segments
 //!                   supervisor.log what the supervisor had to complain about
@@ -17,6 +17,10 @@ use std::path::{Path, PathBuf};
 use vivarium_protocol::Exit;
 
 pub(crate) const COMMAND: &str = "command.json";
+/// What a shell that reads one line only is given as a file, on Windows.
+#[cfg(windows)]
+pub(crate) const SCRIPT: &str = "script.cmd";
+#[cfg(unix)]
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const CONTROL: &str = "control";
 pub(crate) const LOG: &str = "supervisor.log";
@@ -79,7 +83,7 @@ impl Reserve {
             .write_all(&bytes)
             .context("cannot write the record of the end")?;
         drop(self.file);
-        std::fs::rename(self.dir.join(RESERVED), self.dir.join(END))
+        crate::platform::rename(&self.dir.join(RESERVED), &self.dir.join(END))
             .context("cannot name the record of the end")
     }
 }
@@ -90,18 +94,6 @@ pub(crate) fn read_end(dir: &Path) -> Result<Option<End>> {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot read how the execution ended"),
-    }
-}
-
-/// Whether the execution's supervisor lives. Its lock tells, and not its process id, which another process may have by now.
-pub(crate) fn is_supervised(dir: &Path) -> Result<bool> {
-    let lock = File::open(dir.join(LOCK)).context("cannot open the execution's lock")?;
-    match lock.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).context("cannot try the execution's lock")
-        }
     }
 }
 
@@ -141,15 +133,5 @@ mod tests {
             read_end(dir.path()).unwrap(),
             Some(End::Failed { .. })
         ));
-    }
-
-    #[test]
-    fn a_locked_execution_counts_as_supervised_until_the_lock_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = File::create(dir.path().join(LOCK)).unwrap();
-        lock.lock().unwrap();
-        assert!(is_supervised(dir.path()).unwrap());
-        drop(lock);
-        assert!(!is_supervised(dir.path()).unwrap());
     }
 }

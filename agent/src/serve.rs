@@ -33,14 +33,10 @@ pub(crate) fn run(nonce: &str, state: &Path) -> Result<()> {
     platform::prepare_connection();
     platform::create_private_dir(state)
         .with_context(|| format!("cannot create {}", state.display()))?;
-    let state = state
-        .canonicalize()
-        .with_context(|| format!("cannot find {}", state.display()))?;
+    let state =
+        platform::resolve(state).with_context(|| format!("cannot find {}", state.display()))?;
     let home = std::env::current_dir().context("cannot tell the current folder")?;
-    // A socket's path may have about a hundred bytes only, so it has to be relative.
-    std::env::set_current_dir(&state)
-        .with_context(|| format!("cannot enter {}", state.display()))?;
-    let executions = Executions::open()?;
+    let executions = Executions::open(&platform::enter(&state)?)?;
 
     let mut stdout = std::io::stdout();
     // The line feed before it ends whatever a login script has left on the line.

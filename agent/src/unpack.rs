@@ -52,6 +52,15 @@ fn extract(dir: &Path, data: &mut impl Read) -> Result<u64> {
         let path = entry.path()?.into_owned();
         check_path(&path)?;
         entries += 1;
+        if kind == EntryType::Symlink
+            && platform::write_link(
+                &dir.join(&path),
+                &entry.link_name_bytes().unwrap_or_default(),
+            )
+            .with_context(|| format!("cannot unpack {}", path.display()))?
+        {
+            continue;
+        }
         match kind {
             EntryType::Directory => folders.push(entry),
             EntryType::Regular
@@ -85,7 +94,9 @@ fn extract(dir: &Path, data: &mut impl Read) -> Result<u64> {
 fn check_path(path: &Path) -> Result<()> {
     for part in path.components() {
         match part {
-            Component::Normal(_) | Component::CurDir => {}
+            Component::Normal(name) => platform::check_name(name)
+                .with_context(|| format!("cannot unpack {}", path.display()))?,
+            Component::CurDir => {}
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
                 bail!("{} leads out of the folder", path.display());
             }
@@ -116,11 +127,7 @@ fn empty(dir: &Path) -> std::io::Result<()> {
 fn remove_entries(dir: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
+        platform::remove(&entry.path(), entry.file_type()?)?;
     }
     Ok(())
 }

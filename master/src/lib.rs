@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 mod crash;
 pub mod event;
+pub mod fetch;
 pub mod github;
 pub mod model;
 pub mod pipeline;

@@ -1,15 +1,15 @@
 //! The stage `vm` on real libvirt: `qemu:///system` as root, `qemu:///session` otherwise; another one by
 //! `VIVARIUM_LIBVIRT_URI`. The guest is the platform `tiny-linux` of `VIVARIUM_IMAGES`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use vivarium::config::parse_platform;
 use vivarium::model::{
-    Architecture, AttemptId, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily,
-    Platform, PlatformKind, SshSpec,
+    AttemptId, DiskBus, DiskFormat, DiskSpec, KernelSpec, Platform, PlatformKind,
 };
 use vivarium::vm::{Acceleration, Machines, QemuUser, VmConfig, VmError};
 
@@ -130,40 +130,9 @@ fn images() -> Result<PathBuf, String> {
 
 fn tiny() -> Platform {
     let folder = images().expect("checked by Master::new");
-    Platform {
-        name: "tiny-linux".into(),
-        tags: Vec::new(),
-        os: OsFamily::Linux,
-        arch: Architecture::X86_64,
-        kind: PlatformKind::Vm {
-            kernel: Some(KernelSpec {
-                path: folder.join("vmlinux"),
-                initrd: Some(folder.join("initrd.img")),
-                cmdline: "console=ttyS0 quiet panic=-1".into(),
-            }),
-            disk: None,
-            machine: "pc".into(),
-            memory_mib: 384,
-            vcpus: 1,
-            network: Network::Closed,
-            console: ConsoleSpec {
-                ready_marker: Some(READY.into()),
-            },
-        },
-        ssh: SshSpec {
-            user: "build".into(),
-            port: 22,
-            key: folder.join("ssh_key"),
-            host_key: folder.join("ssh_host_key.pub"),
-        },
-        work_dir: "/home/build/work".into(),
-        state_dir: "/tmp/vivarium".into(),
-        shell: vec!["sh".into(), "-c".into()],
-        env: BTreeMap::new(),
-        limit: 2,
-        boot_deadline_secs: 60,
-        connect_deadline_secs: 60,
-    }
+    let text = "memory_mib = 384\n[kernel]\npath = 'vmlinux'\ninitrd = 'initrd.img'\n\
+                cmdline = 'console=ttyS0 quiet panic=-1'\n[ssh]\nkey = 'ssh_key'\nhost_key = 'ssh_host_key.pub'\n";
+    parse_platform(&folder, text).expect("a platform")
 }
 
 /// The same guest, changed.
@@ -195,6 +164,9 @@ fn golden_disk(folder: &Path) -> DiskSpec {
         path,
         format: DiskFormat::Qcow2,
         size_gib: Some(1),
+        bus: DiskBus::VirtioBlk,
+        sha256: None,
+        url: None,
     }
 }
 
@@ -410,6 +382,9 @@ async fn what_a_platform_lacks_is_named() {
             path: nowhere.clone(),
             format: DiskFormat::Qcow2,
             size_gib: None,
+            bus: DiskBus::VirtioBlk,
+            sha256: None,
+            url: None,
         });
     });
     for platform in [kernelless, diskless] {
@@ -542,5 +517,116 @@ async fn qemu_is_confined_as_far_as_the_host_can() {
         QemuUser::Root => eprintln!("skipped: libvirt is told to run QEMU as root"),
     }
     master.machines.destroy(ONE).await.expect("destroyed");
+    master.assert_nothing_left().await;
+}
+
+/// A disk whose first sector tells the serial port that it was started, and halts: the smallest guest that boots from
+/// its disk.
+fn bootable_disk(folder: &Path, format: &str) -> PathBuf {
+    #[rustfmt::skip]
+    const CODE: &[u8] = &[
+        0xfc,                   //       cld
+        0x31, 0xc0,             //       xor ax, ax
+        0x8e, 0xd8,             //       mov ds, ax
+        0xbe, 0x22, 0x7c,       //       mov si, text
+        0xac,                   // next: lodsb
+        0x84, 0xc0,             //       test al, al
+        0x74, 0x12,             //       jz halt
+        0x88, 0xc4,             //       mov ah, al
+        0xba, 0xfd, 0x03,       //       mov dx, COM1 + 5
+        0xec,                   // wait: in al, dx
+        0xa8, 0x20,             //       test al, 0x20
+        0x74, 0xfb,             //       jz wait
+        0x88, 0xe0,             //       mov al, ah
+        0xba, 0xf8, 0x03,       //       mov dx, COM1
+        0xee,                   //       out dx, al
+        0xeb, 0xe9,             //       jmp next
+        0xf4,                   // halt: hlt
+        0xeb, 0xfd,             //       jmp halt
+    ];
+    let mut sector = CODE.to_vec();
+    sector.extend(b"Started from the disk\r\n\0");
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector.resize(1 << 20, 0);
+    let (raw, path) = (folder.join("raw"), folder.join(format!("disk.{format}")));
+    std::fs::write(&raw, sector).expect("written");
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", format])
+        .args([&raw, &path])
+        .status()
+        .expect("qemu-img runs");
+    assert!(made.success());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("opened");
+    path
+}
+
+fn platform_of(folder: &Path, text: &str) -> Platform {
+    let text = format!("memory_mib = 128\nseed = 'nocloud'\n{text}");
+    parse_platform(folder, &text).expect("a platform")
+}
+
+/// With a seed beside the disk, so that there are two on each bus.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_starts_from_a_disk_of_each_bus_and_format() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let folder = master.folder.path().join("platform");
+    std::fs::create_dir(&folder).expect("made");
+    for (keys, format, bus) in [
+        ("network_device = 'virtio'", "qcow2", "virtio-blk"),
+        (
+            "network_device = 'e1000'\nmachine = 'q35'",
+            "raw",
+            "virtio-scsi",
+        ),
+        ("network_device = 'e1000e'\nmachine = 'q35'", "vmdk", "sata"),
+        (
+            "network_device = 'rtl8139'\nclock = 'localtime'",
+            "qcow2",
+            "sata",
+        ),
+        ("cpu_model = 'Nehalem'", "raw", "ide"),
+    ] {
+        let path = bootable_disk(&folder, format);
+        let text = format!("{keys}\n[disk]\npath = {path:?}\nbus = '{bus}'\nsize_gib = 1\n");
+        let platform = platform_of(&folder, &text);
+        let machines = &master.machines;
+        machines.check_platform(&platform).await.expect("good");
+        machines.start(ONE, &platform).await.expect("started");
+        patiently(
+            &format!("{format} on {bus}"),
+            machines.wait_for_console(ONE, "Started from the disk"),
+        )
+        .await
+        .expect("started from the disk");
+        assert_eq!(machines.platform_of(ONE).await.as_ref(), Some(&platform));
+        machines.destroy(ONE).await.expect("destroyed");
+    }
+    master.assert_nothing_left().await;
+}
+
+/// The firmware says on the console what it would start; its variables are the VM's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn uefi_starts_with_and_without_secure_boot_and_leaves_nothing() {
+    let Some(master) = Master::new().await else {
+        return;
+    };
+    let folder = master.folder.path().join("platform");
+    std::fs::create_dir(&folder).expect("made");
+    let path = bootable_disk(&folder, "qcow2");
+    for firmware in ["uefi", "uefi-without-secure-boot"] {
+        let text = format!("firmware = '{firmware}'\n[disk]\npath = {path:?}\n");
+        let machines = &master.machines;
+        let started = machines.start(ONE, &platform_of(&folder, &text)).await;
+        started.expect("started");
+        patiently(firmware, machines.wait_for_console(ONE, "BdsDxe: "))
+            .await
+            .expect("the firmware speaks");
+        let variables = master.config.dir.join("vm-1/firmware-variables");
+        assert!(variables.is_file(), "{}", variables.display());
+        machines.destroy(ONE).await.expect("destroyed");
+    }
     master.assert_nothing_left().await;
 }

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use vivarium::model::{Architecture, OsFamily};
-use vivarium::session::{Agent, Endpoint, FollowEvent, Following, GuestSpec, SessionError};
+use vivarium::model::{AgentKind, Architecture, OsFamily};
+use vivarium::session::{
+    Agent, Agents, Credential, Endpoint, FollowEvent, Following, GuestSpec, SessionError, Ssh,
+};
 use vivarium_protocol::{Execution, Exit, Frame, Hello, StepCommand, ToMaster};
 
 /// Longer than anything here takes on a loaded machine: a test that gets here hangs.
@@ -48,9 +50,16 @@ impl Drop for Guest {
     }
 }
 
+fn host_key_file(kind: &str) -> String {
+    format!("host_{}", kind.replace(' ', ""))
+}
+
+/// `kind` may go on with more options, as in `ecdsa -b 384`.
 async fn keygen(path: &Path, kind: &str) {
     let made = Command::new("ssh-keygen")
-        .args(["-q", "-N", "", "-t", kind, "-f"])
+        .args(["-q", "-N", "", "-t"])
+        .args(kind.split(' '))
+        .arg("-f")
         .arg(path)
         .status();
     assert!(made.await.unwrap().success());
@@ -74,7 +83,7 @@ impl Guest {
             dir.path().display()
         );
         for kind in host_keys {
-            let path = dir.path().join(format!("host_{kind}"));
+            let path = dir.path().join(host_key_file(kind));
             keygen(&path, kind).await;
             lines.push_str(&format!("HostKey {}\n", path.display()));
         }
@@ -97,7 +106,7 @@ impl Guest {
         Self {
             host_key: dir
                 .path()
-                .join(format!("host_{}.pub", host_keys.last().unwrap())),
+                .join(host_key_file(host_keys.last().unwrap()) + ".pub"),
             dir,
             port,
             door,
@@ -113,7 +122,7 @@ impl Guest {
             host: "127.0.0.1".to_owned(),
             port: self.port,
             user: user.unwrap().unwrap().name,
-            key: self.dir.path().join("client"),
+            credential: Credential::Key(self.dir.path().join("client")),
             host_key: self.host_key.clone(),
             name: "vm-17".to_owned(),
             heartbeat: Duration::from_secs(5),
@@ -124,6 +133,7 @@ impl Guest {
         GuestSpec {
             os: OsFamily::Linux,
             arch: Architecture::X86_64,
+            agent: None,
             state_dir: self.path("it's the state"),
         }
     }
@@ -162,6 +172,7 @@ impl Guest {
             dir: self.dir.path().to_str().unwrap().to_owned(),
             env: BTreeMap::new(),
             spool_bytes: 16 * 1024 * 1024,
+            pty: None,
         }
     }
 }
@@ -393,12 +404,61 @@ async fn rsa_and_ecdsa_keys_work_and_the_pinned_one_of_several_is_asked_for() {
     }
 }
 
+/// As sshd was ten years ago, on systems whose updates have ended: neither Ed25519 nor Curve25519, no GCM.
+#[tokio::test]
+async fn an_old_server_with_nist_curves_alone_will_do() {
+    for curve in ["256", "384", "521"] {
+        let config = format!(
+            "HostKeyAlgorithms ecdsa-sha2-nistp{curve}\nPubkeyAcceptedAlgorithms ecdsa-sha2-nistp{curve}\n\
+             KexAlgorithms ecdh-sha2-nistp{curve}\nCiphers aes128-ctr\nMACs hmac-sha2-256"
+        );
+        let kind = format!("ecdsa -b {curve}");
+        let guest = Guest::with(&config, &[&kind], &kind).await;
+        let agent = guest.connect().await;
+        let (exit, output) = run(&agent, "old", guest.command("echo hello")).await;
+        assert_eq!(
+            (exit, &output[..]),
+            (Exit::Code { code: 0 }, &b"hello\n"[..])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_not_offered_where_only_keys_are_taken_and_the_file_is_named() {
+    let guest = Guest::start().await;
+    let file = guest.dir.path().join("password");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    let endpoint = Endpoint {
+        credential: Credential::Password(file.clone()),
+        ..guest.endpoint()
+    };
+    let error = within(Agent::connect(&endpoint, &guest.spec()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SessionError::Authentication { .. }),
+        "{error}"
+    );
+    let sentence = error.to_string();
+    assert!(sentence.contains("the password in "), "{sentence}");
+    assert!(sentence.contains("/password: "), "{sentence}");
+    assert!(!sentence.contains("sesame"), "{sentence}");
+    std::fs::write(&file, "\n").unwrap();
+    let error = within(Agent::connect(&endpoint, &guest.spec()))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("it holds no password"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_client_key_that_nobody_knows_is_refused() {
     let guest = Guest::start().await;
     keygen(&guest.dir.path().join("other"), "ed25519").await;
     let endpoint = Endpoint {
-        key: guest.dir.path().join("other"),
+        credential: Credential::Key(guest.dir.path().join("other")),
         ..guest.endpoint()
     };
     let error = within(Agent::connect(&endpoint, &guest.spec()))
@@ -421,7 +481,7 @@ async fn a_key_file_that_is_none_is_named() {
     ];
     for (key, host_key) in pairs {
         let endpoint = Endpoint {
-            key: guest.dir.path().join(key),
+            credential: Credential::Key(guest.dir.path().join(key)),
             host_key: guest.dir.path().join(host_key),
             ..guest.endpoint()
         };
@@ -439,6 +499,7 @@ async fn a_guest_without_an_agent_is_not_even_connected_to() {
     let spec = GuestSpec {
         os: OsFamily::Windows,
         arch: Architecture::Aarch64,
+        agent: None,
         state_dir: "x".to_owned(),
     };
     let error = within(Agent::connect(&guest.endpoint(), &spec))
@@ -538,17 +599,22 @@ async fn the_agent_is_pushed_once() {
     assert_eq!(guest.served(), 2, "each time over one connection");
 }
 
-#[tokio::test]
-async fn an_agent_that_came_half_is_replaced() {
-    let guest = Guest::start().await;
-    guest.connect().await;
+/// Where the agent was pushed to.
+fn pushed(guest: &Guest) -> PathBuf {
     let mut entries = std::fs::read_dir(guest.spec().state_dir).unwrap();
     let agent = entries.find_map(|entry| {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         name.starts_with("agent-").then_some(path)
     });
-    let agent = agent.unwrap();
+    agent.unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_that_came_half_is_replaced() {
+    let guest = Guest::start().await;
+    guest.connect().await;
+    let agent = pushed(&guest);
     std::fs::remove_file(&agent).unwrap();
     std::fs::write(&agent, "half").unwrap();
     let session = guest.connect().await;
@@ -557,15 +623,56 @@ async fn an_agent_that_came_half_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_guest_without_gzip_gets_its_agent_plain() {
+async fn an_agent_that_is_not_what_was_sent_any_more_is_replaced() {
+    let guest = Guest::start().await;
+    guest.connect().await;
+    let agent = pushed(&guest);
+    let whole = std::fs::read(&agent).unwrap();
+    // As a machine has it whose power went before its disk had all: executable, as long as it was, and partly zero.
+    let mut torn = whole.clone();
+    let middle = torn.len() / 2;
+    torn[middle..].fill(0);
+    // Another file in its place: the first may still run.
+    std::fs::remove_file(&agent).unwrap();
+    std::fs::write(&agent, torn).unwrap();
+    std::fs::set_permissions(&agent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    guest.connect().await;
+    assert_same(&std::fs::read(&agent).unwrap(), &whole);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_stored_wrongly_is_not_started() {
     let programs = tempfile::tempdir().unwrap();
-    for program in ["sh", "mkdir", "head", "wc", "chmod"] {
+    let gzip = programs.path().join("gzip");
+    std::fs::write(&gzip, "#!/bin/sh\n/bin/gzip \"$@\" | tr '\\001' '\\002'\n").unwrap();
+    std::fs::set_permissions(&gzip, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let faulty = format!(
+        "ForceCommand PATH={}:$PATH exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"",
+        programs.path().display()
+    );
+    let guest = Guest::with(&faulty, &["ed25519"], "ed25519").await;
+    let sentence = guest.refusal().await.to_string();
+    assert!(
+        sentence.contains("is not the agent that was sent: its SHA-256 should be"),
+        "{sentence}"
+    );
+}
+
+/// What a shell's path leads to on this machine.
+fn link_programs(folder: &Path, programs: &[&str]) {
+    for program in programs {
         let path = std::env::var_os("PATH").unwrap();
         let there = std::env::split_paths(&path)
             .map(|folder| folder.join(program))
             .find(|path| path.is_file());
-        std::os::unix::fs::symlink(there.unwrap(), programs.path().join(program)).unwrap();
+        std::os::unix::fs::symlink(there.unwrap(), folder.join(program)).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_guest_without_gzip_gets_its_agent_plain() {
+    let programs = tempfile::tempdir().unwrap();
+    link_programs(programs.path(), &["sh", "mkdir", "head", "wc", "chmod"]);
     let bare = format!(
         "ForceCommand PATH={} exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"",
         programs.path().display()
@@ -620,6 +727,75 @@ async fn a_state_folder_that_cannot_be_made_is_told() {
         .unwrap_err();
     assert!(
         error.to_string().contains("cannot create directory"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_agent_in_sh_works_where_it_is_asked_for() {
+    let guest = Guest::start().await;
+    let spec = GuestSpec {
+        agent: Some(AgentKind::Sh),
+        ..guest.spec()
+    };
+    let agent = within(Agent::connect(&guest.endpoint(), &spec))
+        .await
+        .unwrap();
+    assert!(agent.hello().agent_version.ends_with("-sh"));
+    let script = "echo out; while [ ! -e go ]; do sleep 0.05; done; echo went on; exit 3";
+    drop(
+        agent
+            .start(&id("job"), guest.command(script))
+            .await
+            .unwrap(),
+    );
+    drop(agent);
+    std::fs::write(guest.path("go"), "").unwrap();
+    let agent = within(Agent::connect(&guest.endpoint(), &spec))
+        .await
+        .unwrap();
+    let mut following = agent.attach(&id("job"), 0).await.unwrap().unwrap();
+    let mut output = Vec::new();
+    let exit = read_to_end(&agent, &mut following, &mut output).await;
+    assert_eq!(exit.unwrap(), Exit::Code { code: 3 });
+    assert_eq!(output, b"out\nwent on\n");
+    assert!(
+        std::fs::read(pushed(&guest))
+            .unwrap()
+            .starts_with(b"#!/bin/sh\n")
+    );
+}
+
+#[tokio::test]
+async fn where_the_native_agent_does_not_start_the_one_in_sh_does() {
+    let guest = Guest::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = b"no program of this system";
+    let sums = format!("{}  netbsd-x86_64\n", hex::encode(Sha256::digest(program)));
+    std::fs::write(folder.path().join("netbsd-x86_64"), program).unwrap();
+    std::fs::write(folder.path().join("SHA256SUMS"), sums).unwrap();
+    let (agents, beside) = Agents::open(Some(folder.path()));
+    assert_eq!(beside.refused, [""; 0]);
+    let ssh = Ssh { agents };
+    let spec = GuestSpec {
+        os: OsFamily::Netbsd,
+        ..guest.spec()
+    };
+    let endpoint = guest.endpoint();
+    let agent = within(Agent::connect_by(&ssh, &endpoint, &spec))
+        .await
+        .unwrap();
+    assert!(agent.hello().agent_version.ends_with("-sh"));
+    assert_eq!(guest.served(), 1, "all over one connection");
+    let native = GuestSpec {
+        agent: Some(AgentKind::Native),
+        ..spec
+    };
+    let error = within(Agent::connect_by(&ssh, &endpoint, &native))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("could not be started"),
         "{error}"
     );
 }

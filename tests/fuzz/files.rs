@@ -1,7 +1,7 @@
 //! TOML that people write: the repository's file, which is a stranger's, and a platform's.
 
 use std::path::Path;
-use vivarium::config::{Limits, RepositoryFile, parse_platform, resolve_jobs};
+use vivarium::config::{Limits, RefusedPlatform, RepositoryFile, parse_platform, resolve_jobs};
 
 /// Many suites on many platforms are an error, never an endless list.
 const MOST_JOBS: usize = 1000;
@@ -12,7 +12,11 @@ pub(crate) fn repository_file(data: &[u8]) {
     };
     match RepositoryFile::parse(text) {
         Ok(file) => {
-            let refused = ["tiny-linux".to_owned(), "debian-12".to_owned()];
+            let refused = ["tiny-linux", "debian-12"].map(|name| RefusedPlatform {
+                name: name.to_owned(),
+                why: String::new(),
+                platform: None,
+            });
             let jobs = resolve_jobs(&file, &[], &refused, &[], true, &Limits::default());
             assert!(jobs.is_ok_and(|jobs| jobs.len() <= MOST_JOBS) || text.contains("suite"));
         }

@@ -2,18 +2,21 @@
 //!
 //! One binary, so that the number of test threads bounds the number of guests. Each test is named for what it
 //! promises. The program and the images must have been built: `cargo build --workspace`, `images/build tiny-linux
-//! debian-12`. Where no guest can run, `VIVARIUM_WITHOUT_GUESTS=<reason>` skips the tests that need one.
+//! debian-12 debian-12-cloud`. Where no guest can run, `VIVARIUM_WITHOUT_GUESTS=<reason>` skips the tests that need one.
 
 mod artefacts;
 mod backups;
+mod cloud_images;
 mod command_line;
 mod connections;
 mod crashes;
 mod delivery_log;
 mod demo;
+mod fetched_images;
 mod guests;
 mod hostile_agents;
 mod late_events;
+mod logins;
 mod networks;
 mod object_store;
 mod outbox;
@@ -33,12 +36,15 @@ mod suites;
 mod timeouts;
 mod visitors;
 mod webhooks;
+mod windows;
 
 use tests::machine::guests_run_here;
 
-/// The two images that scenarios use.
+/// The images that scenarios use.
 const TINY: &str = "tiny-linux";
 const DEBIAN: &str = "debian-12";
+/// One that needs a minute to boot: for what no other can show.
+const CLOUD: &str = "debian-12-cloud";
 const BOTH: [&str; 2] = [TINY, DEBIAN];
 
 /// Leaves the test where no guest can run; the reason is printed.

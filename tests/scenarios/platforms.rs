@@ -5,9 +5,10 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tests::find;
 use tests::github::StatusState;
-use tests::machine::Platforms;
+use tests::machine::{Platforms, SshServer};
+use tests::master::Master;
 use tests::repository::Suites;
-use tests::world::{DEADLINE, World, context};
+use tests::world::{AGGREGATE, DEADLINE, World, context};
 use toml::Value;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,5 +97,112 @@ async fn a_broken_platform_is_refused_alone_and_serves_once_it_is_mended() -> Re
         find(&log, b"hello from misspelt\n").is_some(),
         "its steps ran"
     );
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_dropped_in_while_jobs_run_takes_its_first_job_and_a_removed_one_drains()
+-> Result<()> {
+    needs_guests!();
+    let (desk, other) = (SshServer::start().await?, SshServer::start().await?);
+    let go = desk.path("go");
+    let platforms = Platforms::new()?;
+    platforms.add_ssh("desk", &desk)?;
+    let wait = format!(
+        "echo begun; case $VIVARIUM_PLATFORM in desk*) while ! test -e '{}'; do sleep 0.1; done;; esac",
+        go.display()
+    );
+    let suites = Suites::test_on(&["*"]).step("wait", &wait);
+    let world =
+        World::with_platforms(platforms, &suites, |master, entry| master.repository(entry)).await?;
+    let first = world.propose_any().await?;
+    let running = world.said(&first, "desk", "begun").await?;
+
+    world.platforms.add_changed(TINY, "tiny-two", |_| {})?;
+    world.platforms.add_ssh("desk-two", &other)?;
+    let both = async |master: &Master| {
+        let ready = master.platforms().await?.ready;
+        Ok((ready.len() == 3).then_some(()))
+    };
+    world
+        .master
+        .wait_for("the new platforms", DEADLINE, both)
+        .await?;
+    let (_, second) = world
+        .propose("second", |commit| commit.file("b", "1"))
+        .await?;
+    world
+        .settled_as(&second, &context("tiny-two"), StatusState::Success)
+        .await?;
+    let taken = world.said(&second, "desk-two", "begun").await?;
+    let (_, third) = world
+        .propose("third", |commit| commit.file("c", "1"))
+        .await?;
+    let queued = world
+        .master
+        .wait_for_job(&third, "desk-two", DEADLINE)
+        .await?;
+    assert_eq!(queued.state, "queued", "one at a time");
+
+    std::fs::remove_dir_all(world.platforms.folder().join("desk-two"))?;
+    let description = world
+        .settled_as(&third, &context("desk-two"), StatusState::Error)
+        .await?;
+    assert!(
+        description.contains("platform `desk-two` is not there"),
+        "{description}"
+    );
+    for job in [&running, &taken] {
+        let now = world.master.job(job.number).await?;
+        assert_eq!(now.state, "running", "{} was disturbed", now.platform);
+        assert_eq!(now.attempts.len(), 1);
+    }
+    std::fs::write(go, "")?;
+    for (head, name) in [
+        (&first, "desk"),
+        (&second, "desk-two"),
+        (&second, "desk"),
+        (&third, "desk"),
+        (&third, "tiny-two"),
+    ] {
+        world
+            .settled_as(head, &context(name), StatusState::Success)
+            .await?;
+    }
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_issue_is_reported_and_does_not_fail_the_commit() -> Result<()> {
+    needs_guests!();
+    let platforms = Platforms::new()?;
+    platforms.add(TINY)?;
+    platforms.add_changed(TINY, "flawed", |platform| {
+        platform.insert("known_issue".to_owned(), "its clock is wrong".into());
+    })?;
+    let suites =
+        Suites::test_on(&[TINY, "flawed"]).step("check", "test $VIVARIUM_PLATFORM != flawed");
+    let world =
+        World::with_platforms(platforms, &suites, |master, entry| master.repository(entry)).await?;
+    let head = world.propose_any().await?;
+    let description = world
+        .settled_as(&head, &context("flawed"), StatusState::Failure)
+        .await?;
+    assert!(
+        description.starts_with("Known issue, blocks nobody. Step `check` exited with 1"),
+        "{description}"
+    );
+    let description = world
+        .settled_as(&head, AGGREGATE, StatusState::Success)
+        .await?;
+    assert!(
+        description.ends_with("not passed, for known issues: flawed"),
+        "{description}"
+    );
+    let build = world
+        .master
+        .wait_for_finished_build(&head, DEADLINE)
+        .await?;
+    assert_eq!(build.conclusion.as_deref(), Some("success"));
     world.end().await
 }

@@ -1,6 +1,6 @@
 //! The master goes away in the middle and comes back: nothing is lost, nothing is told twice.
 
-use crate::{TINY, needs_guests};
+use crate::{BOTH, TINY, needs_guests};
 use anyhow::Result;
 use tests::find;
 use tests::github::{DeliveryMode, StatusState};
@@ -72,5 +72,34 @@ async fn what_was_missed_while_the_master_was_away_is_made_good_by_redelivery() 
     }
     let status = world.settled(&head, AGGREGATE).await?;
     assert_eq!(status.state, StatusState::Success);
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_lives_in_the_past_is_brought_to_the_present_by_whoever_attaches() -> Result<()>
+{
+    needs_guests!();
+    let past = "sudo date -u -s @1000000000 >/dev/null; echo in the past\n\
+                for again in $(seq 900); do\n\
+                [ $(date +%s) -lt 1700000000 ] || exec echo in the present\n\
+                sleep 0.2\n\
+                done; exit 1";
+    let images = BOTH;
+    let suites = Suites::test_on(&images).step("travel", past);
+    let mut world = World::with(&images, &suites).await?;
+    let head = world.propose_any().await?;
+    for image in images {
+        world.said(&head, image, "in the past").await?;
+    }
+    world.master.kill()?;
+    world.master.start().await?;
+    for image in images {
+        world
+            .settled_as(&head, &context(image), StatusState::Success)
+            .await?;
+        let job = world.ended_job(&head, "test", image).await?;
+        let log = world.log(&job).await?;
+        assert!(find(&log, b"in the past\nin the present\n").is_some());
+    }
     world.end().await
 }

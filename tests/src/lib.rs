@@ -5,10 +5,12 @@
 //! * [`master`]: the real `vivarium serve` with a data folder of its own.
 //! * [`command_line`]: the same program as a person or a script calls it.
 //! * [`object_server`]: a store that speaks S3, and can be switched off.
+//! * [`file_server`]: a web server with one file, which can break off.
 //! * [`machine`]: images, platforms and what must be gone afterwards.
 //! * [`world`]: all of it together.
 
 pub mod command_line;
+pub mod file_server;
 pub mod git;
 pub mod github;
 pub mod machine;

@@ -19,7 +19,8 @@ pub use frame::{
     data_head, output_head,
 };
 pub use message::{
-    CollectedFile, Execution, ExecutionState, Exit, Hello, Skipped, StepCommand, ToAgent, ToMaster,
+    CollectedFile, Execution, ExecutionState, Exit, Hello, Pty, Skipped, StepCommand, ToAgent,
+    ToMaster,
 };
 
 /// The version both sides must share; it changes when a message changes its meaning.

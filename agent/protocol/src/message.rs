@@ -82,6 +82,16 @@ pub struct StepCommand {
     pub env: BTreeMap<String, String>,
     /// How many bytes of output may wait unacknowledged before the command's writes block.
     pub spool_bytes: u64,
+    /// Output and errors go to a terminal instead of a pipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<Pty>,
+}
+
+/// The size of a pseudo-terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pty {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 impl std::fmt::Debug for StepCommand {
@@ -93,6 +103,7 @@ impl std::fmt::Debug for StepCommand {
             .field("dir", &self.dir)
             .field("env", &names)
             .field("spool_bytes", &self.spool_bytes)
+            .field("pty", &self.pty)
             .finish()
     }
 }

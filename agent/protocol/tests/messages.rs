@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use vivarium_protocol::{
-    CollectedFile, Execution, ExecutionState, Exit, Frame, Hello, Skipped, StepCommand, ToAgent,
-    ToMaster,
+    CollectedFile, Execution, ExecutionState, Exit, Frame, Hello, Pty, Skipped, StepCommand,
+    ToAgent, ToMaster,
 };
 
 fn id() -> Execution {
@@ -26,6 +26,14 @@ fn messages_to_the_agent_look_like_this() {
         dir: "work".into(),
         env: BTreeMap::from([("CI".into(), "true".into())]),
         spool_bytes: 1024,
+        pty: None,
+    };
+    let on_terminal = StepCommand {
+        pty: Some(Pty {
+            columns: 120,
+            rows: 40,
+        }),
+        ..command.clone()
     };
     let (dir, path, execution) = ("work".to_owned(), "a/b".to_owned(), id());
     let messages = [
@@ -51,6 +59,13 @@ fn messages_to_the_agent_look_like_this() {
                 command,
             },
             r#"{"type":"start","execution":"job-1","command":{"shell":["sh","-c"],"script":"make","dir":"work","env":{"CI":"true"},"spool_bytes":1024}}"#,
+        ),
+        (
+            ToAgent::Start {
+                execution: id(),
+                command: on_terminal,
+            },
+            r#"{"type":"start","execution":"job-1","command":{"shell":["sh","-c"],"script":"make","dir":"work","env":{"CI":"true"},"spool_bytes":1024,"pty":{"columns":120,"rows":40}}}"#,
         ),
         (
             ToAgent::Attach {

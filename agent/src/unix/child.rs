@@ -2,12 +2,14 @@
 
 use super::launch::widen_pipe;
 use super::memory::Sacrifice;
-use super::tree;
+use super::{terminal, tree};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::kill;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::io::{PipeReader, Write};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -22,8 +24,9 @@ pub(super) enum Ended {
     Tree,
 }
 
-/// Starts the command in a process group of its own, and gives its id and the pipe that holds its output.
-pub(super) fn spawn(command: &StepCommand) -> Result<(Pid, PipeReader)> {
+/// Starts the command in a process group of its own, and gives its id and what its output is read from: a pipe, or a
+/// terminal.
+pub(super) fn spawn(command: &StepCommand) -> Result<(Pid, File)> {
     let Some((program, arguments)) = command.shell.split_first() else {
         bail!("the command has no shell");
     };
@@ -33,22 +36,43 @@ pub(super) fn spawn(command: &StepCommand) -> Result<(Pid, PipeReader)> {
             command.dir
         );
     }
-    let (output, input) = std::io::pipe().context("cannot create a pipe")?;
-    widen_pipe(&input);
-    // Both ends of the writing side close with the `Command`, at this function's end: else the pipe would never end.
+    let what = || format!("cannot start {program} in {}", command.dir);
+    let (mut prepared, output, starting) = match command.pty {
+        Some(pty) => {
+            let (prepared, output, starting) = terminal::prepare(pty, command)?;
+            (prepared, output, Some(starting))
+        }
+        None => {
+            let (prepared, output) = prepare_piped(program, arguments)?;
+            (prepared, output, None)
+        }
+    };
     let _inherited = Sacrifice::begin();
-    let child = Command::new(program)
-        .args(arguments)
+    let child = prepared
         .arg(&command.script)
         .current_dir(&command.dir)
         .envs(&command.env)
+        .spawn()
+        .with_context(what)?;
+    // Our copies of the writing side close here: else the output would never end.
+    drop(prepared);
+    if let Some(starting) = starting {
+        starting.wait().with_context(what)?;
+    }
+    Ok((Pid::from_raw(i32::try_from(child.id())?), output))
+}
+
+fn prepare_piped(program: &str, arguments: &[String]) -> Result<(Command, File)> {
+    let (output, input) = std::io::pipe().context("cannot create a pipe")?;
+    widen_pipe(&input);
+    let mut prepared = Command::new(program);
+    prepared
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(input.try_clone().context("cannot duplicate a pipe")?)
         .stderr(input)
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot start {program} in {}", command.dir))?;
-    Ok((Pid::from_raw(i32::try_from(child.id())?), output))
+        .process_group(0);
+    Ok((prepared, File::from(OwnedFd::from(output))))
 }
 
 /// Waits for every child, the adopted ones too, until none is left.

@@ -1,34 +1,24 @@
-//! The supervisor's end of a connection's socket: orders in, wake-ups out. [`Link`](super::Link) is the other end.
+//! The supervisor's end of a connection's socket: orders in, wake-ups out. [`Link`](crate::link::Link) is the other end.
 
+use crate::control::{Lines, Order};
+use crate::record;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::Path;
 
-/// The longest unfinished line of a connection, in bytes.
-const MAX_LINE: usize = 128;
+/// What a connection and a supervisor talk over.
+pub(crate) type Stream = UnixStream;
+
+/// Calls the supervisor of the execution in `dir`.
+pub(crate) fn dial(dir: &Path) -> std::io::Result<Stream> {
+    UnixStream::connect(dir.join(record::CONTROL))
+}
 
 #[derive(Debug)]
 pub(super) struct Client {
     stream: UnixStream,
-    line: Vec<u8>,
-}
-
-/// What a connection may ask of a supervisor.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    Acknowledge(u64),
-    Stop(Duration),
-}
-
-fn parse_order(line: &[u8]) -> Option<Order> {
-    let (word, number) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-    let number = number.parse().ok()?;
-    match word {
-        "ack" => Some(Order::Acknowledge(number)),
-        "stop" => Some(Order::Stop(Duration::from_millis(number))),
-        _ => None,
-    }
+    lines: Lines,
 }
 
 impl Client {
@@ -36,7 +26,7 @@ impl Client {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            line: Vec::new(),
+            lines: Lines::default(),
         })
     }
 
@@ -51,29 +41,15 @@ impl Client {
     }
 
     /// Takes in what the connection says; `false` when it has ended or talks nonsense.
-    pub(super) fn hear(&mut self, mut obey: impl FnMut(Order)) -> bool {
+    pub(super) fn hear(&mut self, obey: impl FnMut(Order)) -> bool {
         let mut bytes = [0; 4096];
-        let count = match self.stream.read(&mut bytes) {
-            Ok(0) => return false,
-            Ok(count) => count,
-            Err(error) => {
-                return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
-            }
-        };
-        for byte in bytes.iter().take(count) {
-            if *byte == b'\n' {
-                let Some(order) = parse_order(&self.line) else {
-                    return false;
-                };
-                obey(order);
-                self.line.clear();
-            } else if self.line.len() < MAX_LINE {
-                self.line.push(*byte);
-            } else {
-                return false;
-            }
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(count) => self
+                .lines
+                .take(bytes.get(..count).unwrap_or_default(), obey),
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
-        true
     }
 }
 
@@ -82,35 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_a_word_and_a_number_and_nothing_else() {
-        assert_eq!(parse_order(b"ack 12"), Some(Order::Acknowledge(12)));
-        assert_eq!(
-            parse_order(b"stop 5"),
-            Some(Order::Stop(Duration::from_millis(5)))
-        );
-        for nonsense in [
-            &b""[..],
-            b"ack",
-            b"ack -1",
-            b"ack 1 2",
-            b"halt 1",
-            b"\xff\xff 1",
-            b"ack 99999999999999999999",
-        ] {
-            assert_eq!(parse_order(nonsense), None);
-        }
-    }
-
-    #[test]
-    fn a_connection_is_dropped_when_its_line_has_no_end() {
+    fn a_connection_is_dropped_when_it_talks_nonsense_and_not_when_it_is_silent() {
         let (mut far, near) = UnixStream::pair().unwrap();
         let mut client = Client::new(near).unwrap();
         let mut heard = Vec::new();
-        far.write_all(b"ack 1\nac").unwrap();
         assert!(client.hear(|order| heard.push(order)));
-        far.write_all(b"k 2\n").unwrap();
+        far.write_all(b"ack 1\n").unwrap();
         assert!(client.hear(|order| heard.push(order)));
-        assert_eq!(heard, [Order::Acknowledge(1), Order::Acknowledge(2)]);
+        assert_eq!(heard, [Order::Acknowledge(1)]);
         far.write_all(&[b'x'; 1000]).unwrap();
         assert!(!client.hear(|_| {}));
     }

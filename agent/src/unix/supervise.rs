@@ -2,25 +2,24 @@
 //!
 //! ```text
 //!   command's stdout and stderr ──pipe──┐
-//!   reaper thread (who ended) ──────────┼──> one poll loop ──> spool, end.json
+//!   reaper thread (who ended) ──────────┼──> one poll loop ──> keeper: spool, lifetime
 //!   connections ("ack", "stop") ────────┘         └──> a byte to each connection: "look again"
 //! ```
 //!
-//! The loop's thread owns everything: the spool's writing end, the command's [`Lifetime`], the connections. It does not
-//! read the pipe while the spool is at its bound or the disk is full, and so the command waits in its own write.
+//! The loop's thread owns everything: the [`Keeper`], the pipe, the connections. It does not read the pipe while the spool is
+//! at its bound or the disk is full, and so the command waits in its own write.
 
 use super::child::{Ended, reap, spawn};
-use super::launch::RUNNING;
-use super::orders::{Client, Order};
+use super::orders::Client;
 use super::tree;
-use crate::lifetime::{Act, Lifetime};
-use crate::record::{self, End, Reserve};
+use crate::keeper::{Keeper, READ_BYTES, complain};
+use crate::lifetime::Act;
+use crate::record::{self, End};
 use crate::spool::SpoolWriter;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
-use nix::unistd::setsid;
-use std::io::{ErrorKind, PipeReader, Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -28,69 +27,17 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use vivarium_protocol::StepCommand;
 
-/// How much is read from the pipe at once.
-const READ_BYTES: usize = 256 * 1024;
-/// The pause before a write that failed (the disk is full) is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How many connections may follow at once; further ones are turned away.
 const MAX_CLIENTS: usize = 32;
 /// How often the process table is looked at where no reaper tells that the tree is empty.
 const TREE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the command of the execution in `dir` to its recorded end. What goes wrong before the command runs is recorded
-/// as the end too, and said on stdout to whoever launched this process.
-pub(crate) fn supervise(dir: &Path) -> Result<()> {
-    // Not the leader of a group yet, unless a person started this by hand: then it stays in that person's session.
-    setsid().ok();
-    SigSet::empty()
-        .thread_set_mask()
-        .context("cannot unblock the signals")?;
-    std::env::set_current_dir(dir).with_context(|| format!("cannot enter {}", dir.display()))?;
-    let here = Path::new(".");
-    let reserve = match Reserve::create(here) {
-        Ok(reserve) => reserve,
-        Err(error) => return say(&format!("{error:#}")),
-    };
-    match Supervisor::start(here) {
-        Ok(supervisor) => {
-            // The launcher may have gone already: that is no reason to stop.
-            say(RUNNING).ok();
-            reserve.record(supervisor.run()?)
-        }
-        Err(error) => {
-            let message = format!("{error:#}").replace('\n', " ");
-            reserve.record(End::Failed {
-                message: message.clone(),
-                output_bytes: 0,
-            })?;
-            say(&message)
-        }
-    }
-}
-
-fn say(line: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "{line}").and_then(|()| out.flush())?;
-    Ok(())
-}
-
-/// Writes to the log, unless its disk is full: that is no reason to end (as `eprintln` would).
-fn complain(what: std::fmt::Arguments<'_>) {
-    writeln!(std::io::stderr(), "{what}").ok();
-}
-
 #[derive(Debug)]
-struct Supervisor {
-    life: Lifetime,
+pub(crate) struct Supervisor {
+    keeper: Keeper,
     main_group: i32,
-    spool: SpoolWriter,
-    output: Option<PipeReader>,
-    /// Read from the pipe and not in the spool yet.
-    unwritten: Vec<u8>,
+    output: Option<File>,
     buffer: Vec<u8>,
-    retry_at: Option<Instant>,
-    /// Why the output was given up.
-    failure: Option<String>,
     listener: UnixListener,
     clients: Vec<Client>,
     ended: Receiver<Ended>,
@@ -107,14 +54,9 @@ struct Ready {
 }
 
 impl Supervisor {
-    fn start(dir: &Path) -> Result<Self> {
+    /// Runs the command of the execution in `dir`.
+    pub(crate) fn start(dir: &Path, command: &StepCommand) -> Result<Self> {
         tree::adopt_orphans().context("cannot adopt orphaned processes")?;
-        let path = dir.join(record::COMMAND);
-        let json = std::fs::read(&path).context("cannot read the command")?;
-        // It may hold secrets, and nobody needs it again.
-        std::fs::remove_file(&path).context("cannot remove the command's file")?;
-        let command: StepCommand =
-            serde_json::from_slice(&json).context("the command does not parse")?;
         let listener = UnixListener::bind(dir.join(record::CONTROL))
             .context("cannot open the control socket")?;
         listener.set_nonblocking(true)?;
@@ -122,7 +64,7 @@ impl Supervisor {
         bell.set_nonblocking(true)?;
         let spool =
             SpoolWriter::create(dir, command.spool_bytes).context("cannot create the spool")?;
-        let (pid, output) = spawn(&command)?;
+        let (pid, output) = spawn(command)?;
         let (tell, ended) = channel();
         let reapers = ringer.try_clone().context("cannot duplicate a socket")?;
         std::thread::Builder::new()
@@ -130,14 +72,10 @@ impl Supervisor {
             .spawn(move || reap(pid, &tell, &reapers))
             .context("cannot start a thread")?;
         Ok(Self {
-            life: Lifetime::new(),
+            keeper: Keeper::new(spool),
             main_group: pid.as_raw(),
-            spool,
             output: Some(output),
-            unwritten: Vec::new(),
             buffer: vec![0; READ_BYTES],
-            retry_at: None,
-            failure: None,
             listener,
             clients: Vec::new(),
             ended,
@@ -146,14 +84,16 @@ impl Supervisor {
         })
     }
 
-    fn run(mut self) -> Result<End> {
+    /// Goes on to the command's end, which is to be recorded.
+    pub(crate) fn run(mut self) -> Result<End> {
         loop {
             self.take_ended();
             let now = Instant::now();
-            if self.retry_at.is_some_and(|at| now >= at) {
-                self.write_spool();
+            if self.keeper.retry_at().is_some_and(|at| now >= at) {
+                self.keeper.retry();
+                self.wake_clients();
             }
-            let wake = match self.life.next(now) {
+            let wake = match self.keeper.life.next(now) {
                 Act::Wait(until) => until,
                 Act::Terminate => {
                     tree::terminate(self.main_group);
@@ -164,10 +104,11 @@ impl Supervisor {
                     continue;
                 }
                 Act::AbandonOutput => {
-                    self.abandon_output(now);
+                    self.output = None;
+                    self.keeper.abandon_output(now);
                     continue;
                 }
-                Act::Finish => return Ok(self.end()),
+                Act::Finish => return Ok(self.keeper.end()),
             };
             let ready = self.poll(wake, now)?;
             if ready.listener {
@@ -180,31 +121,20 @@ impl Supervisor {
         }
     }
 
-    fn end(&self) -> End {
-        let output_bytes = self.spool.end();
-        match (&self.failure, self.life.exit()) {
-            (Some(message), _) => End::Failed {
-                message: message.clone(),
-                output_bytes,
-            },
-            (None, Some(exit)) => End::Exited { exit, output_bytes },
-            (None, None) => End::Failed {
-                message: "the command could not be ended: it survived KILL".to_owned(),
-                output_bytes,
-            },
-        }
-    }
-
     /// Waits until something is ready or `wake` has come.
     fn poll(&self, wake: Option<Instant>, now: Instant) -> Result<Ready> {
-        let look = (!tree::is_exact() && self.life.exit().is_some()).then(|| now + TREE_PAUSE);
-        let wake = [wake, self.retry_at, look].into_iter().flatten().min();
+        let look =
+            (!tree::is_exact() && self.keeper.life.exit().is_some()).then(|| now + TREE_PAUSE);
+        let wake = [wake, self.keeper.retry_at(), look]
+            .into_iter()
+            .flatten()
+            .min();
         // One millisecond more, so that the instant has come when the wait is over.
         let timeout = wake.map_or(PollTimeout::NONE, |wake| {
             let wait = wake.saturating_duration_since(now) + Duration::from_millis(1);
             PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
         });
-        let output = self.output.as_ref().filter(|_| self.wanted() > 0);
+        let output = self.output.as_ref().filter(|_| self.keeper.wanted() > 0);
         let mut fds = vec![
             PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
@@ -235,107 +165,46 @@ impl Supervisor {
         let now = Instant::now();
         while let Ok(ended) = self.ended.try_recv() {
             match ended {
-                Ended::Main(exit) => self.life.main_ended(exit, now),
-                Ended::Tree => self.life.tree_emptied(now),
+                Ended::Main(exit) => self.keeper.life.main_ended(exit, now),
+                Ended::Tree => self.keeper.life.tree_emptied(now),
             }
         }
+        let life = &mut self.keeper.life;
         if !tree::is_exact()
-            && self.life.exit().is_some()
-            && !self.life.is_tree_empty()
+            && life.exit().is_some()
+            && !life.is_tree_empty()
             && tree::is_empty(self.main_group)
         {
-            self.life.tree_emptied(now);
+            life.tree_emptied(now);
         }
-    }
-
-    /// How much may be read from the pipe now.
-    fn wanted(&self) -> usize {
-        if !self.unwritten.is_empty() {
-            return 0;
-        }
-        if self.life.is_tree_empty() {
-            // What is left in the pipe is all there will ever be, and the end waits for it.
-            return READ_BYTES;
-        }
-        usize::try_from(self.spool.room())
-            .unwrap_or(READ_BYTES)
-            .min(READ_BYTES)
     }
 
     fn read_output(&mut self) {
-        let wanted = self.wanted();
+        let wanted = self.keeper.wanted();
         let (Some(output), Some(buffer)) = (&mut self.output, self.buffer.get_mut(..wanted)) else {
             return;
         };
         match output.read(buffer) {
-            Ok(0) => {
-                self.output = None;
-                self.life.output_ended(Instant::now());
+            Ok(0) => self.end_output(),
+            Ok(count) => {
+                self.keeper.take(buffer.get(..count).unwrap_or_default());
+                self.wake_clients();
             }
-            Ok(count) => self.spool_read(count),
             Err(error)
                 if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(error) => {
-                complain(format_args!("cannot read the command's output: {error}"));
-                self.output = None;
-                self.life.output_ended(Instant::now());
-            }
-        }
-    }
-
-    /// Spools what stands at the start of the buffer, and keeps aside what the disk does not take.
-    fn spool_read(&mut self, count: usize) {
-        let mut rest = self.buffer.get(..count).unwrap_or_default();
-        while !rest.is_empty() {
-            match self.spool.append(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(_) => break,
-            }
-        }
-        self.unwritten.extend_from_slice(rest);
-        if self.unwritten.is_empty() {
-            self.life.output_read(Instant::now());
-        } else {
-            self.write_spool();
-        }
-        self.wake_clients();
-    }
-
-    /// Tries again what the disk did not take.
-    fn write_spool(&mut self) {
-        while !self.unwritten.is_empty() {
-            match self.spool.append(&self.unwritten) {
-                Ok(written) => drop(self.unwritten.drain(..written)),
-                Err(error) => {
-                    let now = Instant::now();
-                    if self.retry_at.is_none() {
-                        complain(format_args!(
-                            "cannot spool the command's output at byte {}: {error}",
-                            self.spool.end()
-                        ));
-                    }
-                    self.life.disk_full(now);
-                    self.retry_at = Some(now + RETRY_PAUSE);
-                    // A follower may be what holds the blocks of a deleted segment: it moves on when it looks again.
-                    self.wake_clients();
-                    return;
+                // Linux says so of a terminal that nobody has open any more.
+                if error.raw_os_error() != Some(nix::Error::EIO as i32) {
+                    complain(format_args!("cannot read the command's output: {error}"));
                 }
+                self.end_output();
             }
         }
-        self.retry_at = None;
-        self.life.output_read(Instant::now());
-        self.wake_clients();
     }
 
-    fn abandon_output(&mut self, now: Instant) {
-        self.failure = Some(format!(
-            "the output could not be kept: the disk of the agent's state folder stayed full; {} bytes of it were kept, and the command was ended",
-            self.spool.end()
-        ));
-        self.unwritten.clear();
-        self.retry_at = None;
+    fn end_output(&mut self) {
         self.output = None;
-        self.life.output_ended(now);
+        self.keeper.life.output_ended(Instant::now());
     }
 
     fn accept(&mut self) {
@@ -358,16 +227,13 @@ impl Supervisor {
 
     fn hear(&mut self, ready: &[bool]) {
         let mut ready = ready.iter();
-        let (life, spool) = (&mut self.life, &mut self.spool);
+        let keeper = &mut self.keeper;
         self.clients.retain_mut(|client| {
             // A connection accepted after the poll has no entry and is left for the next one.
             let Some(true) = ready.next() else {
                 return true;
             };
-            client.hear(|order| match order {
-                Order::Acknowledge(until) => spool.acknowledge(until),
-                Order::Stop(grace) => life.stop(grace, Instant::now()),
-            })
+            client.hear(|order| keeper.obey(&order))
         });
     }
 }

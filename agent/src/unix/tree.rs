@@ -121,15 +121,25 @@ fn snapshot() -> Vec<Process> {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn snapshot() -> Vec<Process> {
-    let ps = std::process::Command::new("ps")
-        .args(["-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid="])
-        .output();
+    let ps = std::process::Command::new("ps").args(PS).output();
     let table = ps.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&table)
         .lines()
         .filter_map(parse_ps)
         .collect()
 }
+
+/// What `ps` is asked for, in words that all systems know.
+#[cfg_attr(
+    any(target_os = "linux", target_os = "android"),
+    cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the process table is read in another way here")
+    )
+)]
+const PS: [&str; 9] = [
+    "-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=",
+];
 
 /// `pid (name) state parent group …`; the name may hold anything, parentheses and spaces too. Zombies are left out.
 #[cfg_attr(
@@ -158,17 +168,20 @@ fn parse_stat(stat: &str) -> Option<Process> {
     )
 )]
 fn parse_ps(line: &str) -> Option<Process> {
-    let mut fields = line.split_whitespace().map(str::parse);
-    Some(Process {
-        pid: fields.next()?.ok()?,
-        parent: fields.next()?.ok()?,
-        group: fields.next()?.ok()?,
-    })
+    let mut fields = line.split_whitespace();
+    let process = Process {
+        pid: fields.next()?.parse().ok()?,
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+    };
+    // Such as `Z+`: one that has ended and whose parent has not asked yet.
+    (!fields.next()?.starts_with('Z')).then_some(process)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::getppid;
 
     fn process(pid: i32, parent: i32, group: i32) -> Process {
         Process { pid, parent, group }
@@ -182,8 +195,20 @@ mod tests {
         );
         assert_eq!(parse_stat("12 (sh) Z 3 4 5 0"), None);
         assert_eq!(parse_stat("12 (sh"), None);
-        assert_eq!(parse_ps("  12   3 4"), Some(process(12, 3, 4)));
-        assert_eq!(parse_ps("  12   x 4"), None);
+        assert_eq!(parse_ps("  12   3 4 Ss+"), Some(process(12, 3, 4)));
+        assert_eq!(parse_ps("  12   x 4 Ss+"), None);
+        assert_eq!(parse_ps("  12   3 4 Z+"), None);
+    }
+
+    #[test]
+    fn what_ps_prints_is_read() {
+        let own = getpid().as_raw();
+        let output = std::process::Command::new("ps").args(PS).output().unwrap();
+        let table = String::from_utf8(output.stdout).unwrap();
+        let found: Vec<Process> = table.lines().filter_map(parse_ps).collect();
+        let here = process(own, getppid().as_raw(), getpgrp().as_raw());
+        assert!(found.contains(&here), "{table}");
+        assert!(found.iter().any(|process| process.pid == 1), "{table}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The agents under test.
 
+use super::windows;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use vivarium_protocol::{Exit, StepCommand};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Agent {
@@ -15,6 +18,8 @@ pub enum Agent {
     Busybox,
     /// With ksh93u+m, and GNU's utilities.
     Ksh,
+    /// The native one for Windows, under Wine.
+    Windows,
 }
 
 impl Agent {
@@ -28,7 +33,61 @@ impl Agent {
                 command.arg(script());
                 command
             }
+            Agent::Windows => windows::program("vivarium-agent.exe"),
         }
+    }
+
+    /// The system that the agent says it runs on.
+    pub fn os(self) -> &'static str {
+        match self {
+            Agent::Windows => "windows",
+            Agent::Native | Agent::Dash | Agent::Busybox | Agent::Ksh => std::env::consts::OS,
+        }
+    }
+
+    /// The script in this guest's language: `sh`, or `cmd` with the tests' own programs behind `%TOOL%`.
+    pub fn says<'a>(self, sh: &'a str, cmd: &'a str) -> &'a str {
+        if self == Agent::Windows { cmd } else { sh }
+    }
+
+    /// Whether this is the exit of a shell that was asked to end: by TERM, or by Ctrl-Break.
+    pub fn was_asked_to_end(self, exit: Exit) -> bool {
+        match exit {
+            // `cmd` of Windows, and that of Wine.
+            Exit::Code { code } if self == Agent::Windows => {
+                [0xC000_013A_u32.cast_signed(), 0].contains(&code)
+            }
+            Exit::Signal { signal } if self != Agent::Windows => signal == 15,
+            Exit::Code { .. } | Exit::Signal { .. } | Exit::Lost => false,
+        }
+    }
+
+    /// A command of this guest, which runs in `dir`.
+    pub fn step(self, script: &str, dir: &Path) -> StepCommand {
+        let mut env = BTreeMap::new();
+        let shell: &[&str] = if self == Agent::Windows {
+            env.insert("TOOL".to_owned(), windows::path("tool.exe"));
+            &["cmd", "/d", "/s", "/c"]
+        } else {
+            &["sh", "-c"]
+        };
+        StepCommand {
+            shell: shell.iter().map(|word| (*word).to_owned()).collect(),
+            script: script.to_owned(),
+            dir: dir.to_str().unwrap().to_owned(),
+            env,
+            spool_bytes: 64 * 1024 * 1024,
+            pty: None,
+        }
+    }
+
+    /// A command that hears itself how it is asked to end: a script with a trap, or one of the tests' programs.
+    pub fn listening_step(self, sh: &str, tool: &str, dir: &Path) -> StepCommand {
+        let mut command = self.step(self.says(sh, tool), dir);
+        if self == Agent::Windows {
+            command.shell = vec![windows::path("tool.exe")];
+        }
+        command
     }
 
     /// The shell of this agent's guest.
@@ -42,7 +101,7 @@ impl Agent {
     fn path(self) -> String {
         let inherited = std::env::var("PATH").unwrap();
         let (programs, others): (PathBuf, _) = match self {
-            Agent::Native => return inherited,
+            Agent::Native | Agent::Windows => return inherited,
             Agent::Dash => (shell("dash", "dash"), Some(inherited)),
             Agent::Ksh => (shell("ksh", "ksh93"), Some(inherited)),
             Agent::Busybox => (busybox(), None),

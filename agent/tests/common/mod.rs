@@ -8,8 +8,8 @@
 )]
 
 mod agents;
+pub mod windows;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -67,7 +67,7 @@ impl Guest {
         command
             .args(["serve", "nonce-1", "--state"])
             .arg(self.state());
-        Connection::open(command, &self.work())
+        Connection::open(self.agent, command, &self.work())
     }
 
     /// Connects to an agent whose state folder is a file system of its own, this small; `None`, with the reason said,
@@ -98,7 +98,7 @@ impl Guest {
             return None;
         }
         let serve = format!("{mount}; exec \"$@\" serve nonce-1 --state \"$state\"");
-        Some(Connection::open(isolated(&serve), &self.work()))
+        Some(Connection::open(self.agent, isolated(&serve), &self.work()))
     }
 
     /// The processes of this guest: supervisors and agents by their state folder, commands by where they run.
@@ -111,6 +111,8 @@ impl Guest {
             };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            // A program of Windows is named in its own way.
+            let line = line.replace('\\', "/");
             let cwd = std::fs::read_link(entry.path().join("cwd"));
             if cwd.is_ok_and(|cwd| cwd.starts_with(place)) || line.contains(place.to_str().unwrap())
             {
@@ -156,6 +158,7 @@ pub fn id(name: &str) -> Execution {
 
 /// One connection, closed when dropped.
 pub struct Connection {
+    agent: Agent,
     child: Child,
     input: Option<ChildStdin>,
     frames: Receiver<Result<Frame, String>>,
@@ -171,7 +174,7 @@ pub struct Finished {
 }
 
 impl Connection {
-    fn open(mut command: Command, work: &Path) -> Self {
+    fn open(agent: Agent, mut command: Command, work: &Path) -> Self {
         let mut child = command
             .current_dir(work)
             .stdin(Stdio::piped())
@@ -201,6 +204,7 @@ impl Connection {
             }
         });
         let mut connection = Self {
+            agent,
             child,
             input,
             frames,
@@ -278,13 +282,7 @@ impl Connection {
     }
 
     pub fn command(&self, script: &str) -> StepCommand {
-        StepCommand {
-            shell: vec!["sh".into(), "-c".into()],
-            script: script.into(),
-            dir: self.work.to_str().unwrap().into(),
-            env: BTreeMap::new(),
-            spool_bytes: 64 * 1024 * 1024,
-        }
+        self.agent.step(script, &self.work)
     }
 
     pub fn start(&mut self, name: &str, script: &str) {

@@ -53,7 +53,7 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
     if let Some(Err(error)) = config.server.tls.as_ref().map(Tls::open) {
         faults.push(format!("[server.tls]: {error:#}"));
     }
-    let platforms = Platforms::load(config.platforms_dir.clone());
+    let platforms = Platforms::of(&config);
     for refused in platforms.refused() {
         faults.push(format!(
             "platform `{}` takes no work: {}",

@@ -1,6 +1,7 @@
 //! Speaks to a running master.
 
 use super::Remote;
+use crate::fetch::is_here;
 use crate::model::{AfterDrain, BuildId, JobId};
 #[cfg(doc)]
 use crate::web::LOG_LENGTH;
@@ -46,14 +47,7 @@ impl Client {
             let path = format!("{}/", url.path());
             url.set_path(&path);
         }
-        let is_here = match url.host() {
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        if is_here {
-            // A proxy would look for the master on its own machine.
+        if is_here(&url) {
             http = http.no_proxy();
         }
         Ok(Client {
@@ -80,6 +74,11 @@ impl Client {
     pub(super) async fn job(&self, id: JobId) -> anyhow::Result<JobView> {
         self.json(self.request(Method::GET, &format!("api/jobs/{}", id.0))?)
             .await
+    }
+
+    /// All platforms by whether they take work.
+    pub(super) async fn platforms(&self) -> anyhow::Result<serde_json::Value> {
+        self.json(self.request(Method::GET, "api/platforms")?).await
     }
 
     /// The log from a byte on: its bytes as they come. The header [`LOG_LENGTH`] says where they end.

@@ -1,5 +1,6 @@
 //! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
 
+mod agents;
 mod confinement;
 mod github;
 mod outbox;
@@ -12,7 +13,6 @@ use crate::pipeline::disks::Disks;
 use crate::pipeline::pause::Pause;
 use crate::result::artifacts::Artifacts;
 use crate::result::log::Logs;
-use crate::session::available_agents;
 use crate::store::{Store, StoreError};
 use crate::vm::Machines;
 use crate::web::Tls;
@@ -80,7 +80,7 @@ pub(super) async fn doctor(path: Option<&Path>, json: bool) -> anyhow::Result<Ex
     std::fs::create_dir_all(&config.data_dir)?;
     let machines = hypervisor(&config, &mut findings).await;
     images(&config, machines.as_ref(), &mut findings).await;
-    agents(&mut findings);
+    agents::look(&config, &mut findings);
     master(&config, &mut findings);
     server(&config, &mut findings);
     database(&config, &mut findings).await;
@@ -187,7 +187,7 @@ async fn hypervisor(config: &Config, findings: &mut Vec<Finding>) -> Option<Mach
 }
 
 async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec<Finding>) {
-    let platforms = Platforms::load(config.platforms_dir.clone());
+    let platforms = Platforms::of(config);
     for refused in platforms.refused() {
         findings.push(fault(
             "platform",
@@ -216,15 +216,17 @@ async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec
             Ok(()) => good("platform", format!("{} takes work", platform.name)),
             Err(error) => fault("platform", error),
         });
-    }
-}
-
-fn agents(findings: &mut Vec<Finding>) {
-    for (os, arch, size) in available_agents() {
-        findings.push(good(
-            "agent",
-            format!("{}/{}, {} KiB", os.as_str(), arch.as_str(), size / 1024),
-        ));
+        if let Some(expires) = platform.expires_soon(jiff::Zoned::now().date()) {
+            let said = format!("{} takes no work from {expires} on", platform.name);
+            findings.push(note("platform", said));
+        }
+        if let Some(issue) = &platform.known_issue {
+            let said = format!(
+                "{} blocks nobody, for a known issue: {issue}",
+                platform.name
+            );
+            findings.push(note("platform", said));
+        }
     }
 }
 

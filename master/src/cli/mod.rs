@@ -1,7 +1,7 @@
 //! The command line: one binary for the service and for those who use it.
 //!
-//! `serve`, `demo`, `doctor`, `check-config`, `backup` and `restore` work on this machine; the others speak to a running
-//! master over HTTP.
+//! `serve`, `demo`, `doctor`, `check-config`, `backup`, `restore` and all of `platform` but its list work on this machine;
+//! the others speak to a running master over HTTP.
 
 mod archive;
 mod backup;
@@ -10,6 +10,7 @@ mod client;
 mod demo;
 mod doctor;
 mod drain;
+mod platform;
 mod restore;
 mod serve;
 mod show;
@@ -185,6 +186,9 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// List, check and add platforms; print the manual of platform.toml.
+    #[command(subcommand)]
+    Platform(platform::PlatformCommand),
     /// Make, list and revoke tokens: for people who log in on the page, for scripts, for Prometheus.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -252,6 +256,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             drain::drain(&remote, then, wait).await
         }
         Command::Resume { remote } => drain::resume(&remote).await,
+        Command::Platform(command) => platform::platform(command).await,
         Command::Token(command) => token::token(command).await.map(done),
         Command::Completions { shell } => {
             let mut script = Vec::new();

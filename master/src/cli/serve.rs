@@ -25,7 +25,7 @@ use crate::report::{Pace, Reporter, reporter};
 use crate::result::artifacts::Artifacts;
 use crate::result::log::Logs;
 use crate::result::objects::Objects;
-use crate::session::Ssh;
+use crate::session::{Agents, Ssh};
 use crate::source::Sources;
 use crate::store::{Store, StoreError};
 use crate::vm::{Acceleration, Machines, VmConfig, VmError};
@@ -161,12 +161,13 @@ impl Master {
             Some(github) => Sources::new(mirrors, github.clone()),
             None => Sources::new(mirrors, None),
         });
-        let platforms = Platforms::load(config.platforms_dir.clone());
+        let platforms = Platforms::to_inspect(&config);
         tracing::info!(
             ready = platforms.ready().len(),
             refused = platforms.refused().len(),
             "platforms"
         );
+        let agents = open_agents(&config);
         let clock = Clock::system();
         let access = Access::open(
             &config.server,
@@ -200,7 +201,7 @@ impl Master {
             config,
             platforms: platforms.clone(),
             machines,
-            transport: Arc::new(Ssh),
+            transport: Arc::new(Ssh { agents }),
             sources,
             logs: logs.clone(),
             artifacts: artifacts.clone(),
@@ -330,6 +331,15 @@ async fn is_drained_to_stop(store: &Store) -> Result<bool, StoreError> {
     let drain = store.drain().await?;
     let stops = drain.is_some_and(|drain| drain.then == AfterDrain::Stop);
     Ok(stops && store.live_attempts().await?.is_empty())
+}
+
+/// The agents of this build and those beside it; what is wrong with one of those is said, and the master does without it.
+fn open_agents(config: &Config) -> Agents {
+    let (agents, beside) = Agents::open(config.agents_dir.as_deref());
+    for why in beside.refused {
+        tracing::warn!("{why}");
+    }
+    agents
 }
 
 /// Waits for a libvirtd that is not up yet, as after a restart of the host.

@@ -75,6 +75,22 @@ pub(super) fn colour(result: &str, width: usize) -> String {
     }
 }
 
+/// The word for whether a platform takes work.
+pub(super) fn colour_standing(state: &str) -> String {
+    let word = format!("{state:<7}");
+    match state {
+        "ready" => word
+            .if_supports_color(Stream::Stdout, |w| w.green())
+            .to_string(),
+        "refused" => word
+            .if_supports_color(Stream::Stdout, |w| w.red())
+            .to_string(),
+        _ => word
+            .if_supports_color(Stream::Stdout, |w| w.yellow())
+            .to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,10 @@ pub struct Config {
     /// Folder of platforms: `<platforms_dir>/<name>/platform.toml` with the image beside it.
     #[serde(default = "defaults::platforms_dir")]
     pub platforms_dir: PathBuf,
+    /// Folder of agents for systems that this build has none for: files `<os>-<arch>`, and `SHA256SUMS`.
+    /// Default: `../lib/vivarium/agents` from the program's folder, or `/usr/lib/vivarium/agents` where that is not there.
+    #[serde(default)]
+    pub agents_dir: Option<PathBuf>,
     #[serde(default)]
     pub server: ServerConfig,
     #[serde(default)]
@@ -343,6 +347,7 @@ impl Config {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         let paths = [&mut self.data_dir, &mut self.platforms_dir]
             .into_iter()
+            .chain(self.agents_dir.as_mut())
             .chain(self.server.paths())
             .chain(self.github.token_file.as_mut())
             .chain(self.github.webhook_secret_files.iter_mut())

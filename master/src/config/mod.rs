@@ -22,8 +22,8 @@ pub use master::{
     Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, Limits, OnNewCommit,
     RepositoryConfig, RetentionConfig, StorageConfig,
 };
-pub use platform::parse_platform;
-pub use platforms::{Platforms, RefusedPlatform};
+pub use platform::{is_platform_name, parse_platform, platform_manual, platform_schema};
+pub use platforms::{Listed, Platforms, RefusedPlatform, Standing, Unchecked};
 pub use repository_file::{REPOSITORY_FILE, RepositoryFile, resolve_jobs};
 pub use secrets::{SecretConfig, SecretError, may_have_secrets};
 pub use server::{AddressRange, ServerConfig, ServerLimits, TlsConfig};

@@ -3,6 +3,7 @@
 use super::error::{self, ConfigError};
 use super::master::{Limits, glob_set};
 use super::platform::Shell;
+use super::platforms::RefusedPlatform;
 use crate::model::{JobPlan, NewJob, Platform, Step, Timeouts};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -63,6 +64,9 @@ struct StepTable {
     run: String,
     shell: Option<Shell>,
     timeout_secs: Option<u64>,
+    /// Run it on a terminal, for programs that print otherwise there (colours, a line at a time). Default: pipes.
+    #[serde(default)]
+    pty: bool,
     #[serde(default)]
     env: BTreeMap<String, String>,
 }
@@ -203,6 +207,7 @@ impl StepTable {
                 .timeout_secs
                 .unwrap_or(limits.step_timeout_secs)
                 .min(limits.step_timeout_secs),
+            pty: self.pty,
             env: step_env,
             secrets: secrets.to_vec(),
             only_to_publish: false,
@@ -216,7 +221,7 @@ impl StepTable {
 pub fn resolve_jobs(
     file: &RepositoryFile,
     platforms: &[Arc<Platform>],
-    refused: &[String],
+    refused: &[RefusedPlatform],
     only: &[String],
     publish: bool,
     limits: &Limits,
@@ -227,9 +232,11 @@ pub fn resolve_jobs(
             let known = platforms
                 .iter()
                 .map(|platform| platform.name.as_str())
-                .chain(refused.iter().map(String::as_str));
+                .chain(refused.iter().map(|refused| refused.name.as_str()));
             let is_met = platforms.iter().any(|p| matches(wanted, &p.name, &p.tags))
-                || refused.iter().any(|name| matches(wanted, name, &[]));
+                || refused
+                    .iter()
+                    .any(|refused| matches(wanted, &refused.name, refused.tags()));
             if !is_met {
                 let hint = error::nearest(wanted, known)
                     .map(|near| format!(": did you mean `{near}`?"))
@@ -251,16 +258,23 @@ pub fn resolve_jobs(
             });
         }
         // A platform that is out of service still gets its job, which then says so on the commit.
-        for name in refused.iter().filter(|name| is_wanted(name, &[])) {
+        for refused in refused
+            .iter()
+            .filter(|refused| is_wanted(&refused.name, refused.tags()))
+        {
             jobs.push(NewJob {
                 suite: suite_name.clone(),
-                platform: name.clone(),
+                platform: refused.name.clone(),
                 plan: JobPlan {
                     steps: Vec::new(),
                     timeouts: timeouts(suite, &[], limits),
                     artifacts: Vec::new(),
                     reports: Vec::new(),
                     history: false,
+                    known_issue: refused
+                        .platform
+                        .as_ref()
+                        .and_then(|platform| platform.known_issue.clone()),
                 },
             });
         }
@@ -324,9 +338,17 @@ fn plan(
             ..step.resolve(&shell, &env, &to_publish, limits)
         });
     }
+    let scale = u64::from(platform.timeout_scale);
+    for step in &mut resolved {
+        step.timeout_secs = step.timeout_secs.saturating_mul(scale);
+    }
+    let timeouts = timeouts(suite, &overrides, limits);
     Ok(JobPlan {
         steps: resolved,
-        timeouts: timeouts(suite, &overrides, limits),
+        timeouts: Timeouts {
+            job_secs: timeouts.job_secs.saturating_mul(scale),
+            no_output_secs: timeouts.no_output_secs.saturating_mul(scale),
+        },
         artifacts: artifacts.map(|a| a.files.clone()).unwrap_or_default(),
         reports: overrides
             .iter()
@@ -334,6 +356,7 @@ fn plan(
             .find_map(|table| table.reports.clone())
             .unwrap_or_else(|| suite.reports.clone()),
         history: suite.history,
+        known_issue: platform.known_issue.clone(),
     })
 }
 
@@ -388,7 +411,11 @@ mod tests {
             platform("tiny-linux", "['linux']"),
         ];
         let file = RepositoryFile::parse(text).map_err(|e| e.to_string())?;
-        let refused = ["windows-11".to_owned()];
+        let refused = [RefusedPlatform {
+            name: "windows-11".into(),
+            why: "it is broken".into(),
+            platform: None,
+        }];
         resolve_jobs(
             &file,
             &platforms,
@@ -423,6 +450,27 @@ run = 'make dist'
         assert_eq!(jobs[1].plan.steps[0].env["A"], "2");
         assert_eq!(jobs[1].plan.steps[0].shell[0], "bash");
         assert!(jobs.iter().all(|job| job.plan.artifacts.is_empty()));
+    }
+
+    #[test]
+    fn a_slow_platform_has_more_time_and_a_known_issue_goes_with_the_job() {
+        let head = "timeout_scale = 4\nknown_issue = 'hangs in vfork'\n[disk]\npath = 'd'\n";
+        let ssh = "[ssh]\nkey = 'k'\nhost_key = 'h'\n";
+        let slow = parse_platform(Path::new("/p/netbsd-10"), &format!("{head}{ssh}")).unwrap();
+        let file = "[suite.t]\nplatforms = ['*']\ntimeout_secs = 100\nno_output_timeout_secs = 20\n\
+                    [[suite.t.step]]\nrun = 'x'\ntimeout_secs = 50\n";
+        let file = RepositoryFile::parse(file).unwrap();
+        let platforms = [Arc::new(slow), platform("debian-12", "[]")];
+        let jobs = resolve_jobs(&file, &platforms, &[], &[], false, &Limits::default()).unwrap();
+        let times = |job: &NewJob| {
+            let timeouts = job.plan.timeouts;
+            let step = job.plan.steps[0].timeout_secs;
+            (step, timeouts.job_secs, timeouts.no_output_secs)
+        };
+        assert_eq!(times(&jobs[0]), (200, 400, 80));
+        assert_eq!(jobs[0].plan.known_issue.as_deref(), Some("hangs in vfork"));
+        assert_eq!(times(&jobs[1]), (50, 100, 20));
+        assert_eq!(jobs[1].plan.known_issue, None);
     }
 
     #[test]

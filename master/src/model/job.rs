@@ -1,6 +1,6 @@
 //! A job: one suite on one platform for one build.
 
-use super::{AttemptId, BuildId, Ending, JobId, JobPlan, Trigger};
+use super::{AttemptId, BuildId, Conclusion, Ending, JobId, JobPlan, Trigger};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,15 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether the build's outcome is this job's, too: not so when its platform has a known issue and it did not pass.
+    pub fn counts(&self) -> bool {
+        let has_passed = self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.conclusion() == Conclusion::Success);
+        self.plan.known_issue.is_none() || has_passed
+    }
+
     /// The status context of this job: a pure function of what the repository wrote, so that it never drifts.
     pub fn context(&self) -> String {
         super::CommitStatus::context_of(&self.suite, &self.platform)

@@ -27,8 +27,9 @@ pub use intent::{Intent, Learnt, MergeGroup, PullRequest};
 pub use job::{Job, JobState, NewJob, Priority};
 pub use plan::{JobPlan, Step, Timeouts};
 pub use platform::{
-    Architecture, ConsoleSpec, DiskFormat, DiskSpec, KernelSpec, Network, OsFamily, Platform,
-    PlatformKind, SshSpec,
+    AgentKind, Architecture, ClockOffset, ConsoleSpec, DiskBus, DiskFormat, DiskSpec, Firmware,
+    HostKey, KernelSpec, Login, Network, NetworkDevice, OsFamily, Platform, PlatformKind, Seed,
+    SshSpec,
 };
 pub use right::Right;
 pub use status::{CommitStatus, StatusState, TestCounts};

@@ -12,6 +12,9 @@ pub struct Step {
     /// The shell with its arguments, e.g. `["sh", "-e", "-c"]`.
     pub shell: Vec<String>,
     pub timeout_secs: u64,
+    /// Output and errors go to a terminal instead of a pipe.
+    #[serde(default)]
+    pub pty: bool,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Names of secrets that come into the environment, where the commit may have them.
@@ -45,6 +48,9 @@ pub struct JobPlan {
     /// Send the history as a Git bundle instead of the tree alone.
     #[serde(default)]
     pub history: bool,
+    /// Why the platform fails just now, so that this job's failure is reported and blocks nobody.
+    #[serde(default)]
+    pub known_issue: Option<String>,
 }
 
 impl JobPlan {

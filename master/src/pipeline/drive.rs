@@ -15,11 +15,12 @@ use super::transcript;
 use super::work::{Work, log_error};
 use crate::config::{Config, Platforms};
 use crate::model::{
-    Attempt, Build, Conclusion, ConsoleSpec, Ending, Job, Phase, Platform, PlatformKind, Reason,
+    AgentKind, Architecture, Attempt, Build, Conclusion, ConsoleSpec, Ending, HostKey, Job, Login,
+    OsFamily, Phase, Platform, PlatformKind, Reason,
 };
 use crate::result::artifacts::Artifacts;
 use crate::result::log::{LogError, LogWriter, Logs, Mask};
-use crate::session::{Agent, Endpoint, GuestSpec, Transport};
+use crate::session::{Agent, Credential, Endpoint, GuestSpec, Transport};
 use crate::source::Source;
 use crate::store::StoreError;
 use crate::vm::{Accelerator, Machines, VmError};
@@ -41,6 +42,15 @@ pub struct Machinery {
     pub sources: Arc<dyn Source>,
     pub logs: Logs,
     pub artifacts: Artifacts,
+}
+
+fn guest(platform: &Platform) -> GuestSpec {
+    GuestSpec {
+        os: platform.os,
+        arch: platform.arch,
+        agent: platform.agent,
+        state_dir: platform.state_dir.clone(),
+    }
 }
 
 /// Drives one attempt.
@@ -84,24 +94,39 @@ impl Driver {
                 None => self.work().await,
                 Some(_) => self.leave().await,
             };
-            match (done, &self.attempt.ending) {
-                (Ok(()), _) => {}
-                (Err(ending), None) => self.decide(ending).await,
-                (Err(why), Some(_)) => {
-                    tracing::warn!(why = why.message, "what the job left stays on its machine");
+            let left = match (done, &self.attempt.ending) {
+                (Ok(()), _) => Ok(()),
+                (Err(ending), None) => {
+                    self.decide(ending).await;
+                    // A master before this one had begun there.
+                    match self.attempt.phase > Phase::Connecting {
+                        true => self.leave().await,
+                        false => Ok(()),
+                    }
                 }
+                (Err(why), Some(_)) => Err(why),
+            };
+            if let Err(why) = left {
+                tracing::warn!(why = why.message, "what the job left stays on its machine");
             }
             self.conclude().await;
         }
         self.clean_up().await;
     }
 
+    /// A machine that runs is what its platform was when it was made.
+    async fn platform(&self) -> Result<Arc<Platform>, Ending> {
+        if self.attempt.phase > Phase::Placed
+            && let Some(platform) = self.machinery.machines.platform_of(self.attempt.id).await
+        {
+            return Ok(Arc::new(platform));
+        }
+        let now = self.machinery.platforms.get(&self.job.platform);
+        now.map_err(|why| Ending::new(Reason::PlatformUnavailable, why))
+    }
+
     async fn work(&mut self) -> Result<(), Ending> {
-        let platform = self
-            .machinery
-            .platforms
-            .get(&self.job.platform)
-            .map_err(|why| Ending::new(Reason::PlatformUnavailable, why))?;
+        let platform = self.platform().await?;
         if !self.job.plan.is_known() {
             let preparer = Preparer::new(self.ledger.clone(), &self.machinery);
             self.job.plan = preparer.plan_late(&self.build, &self.job).await?;
@@ -114,7 +139,8 @@ impl Driver {
         }
         let mut log = self.open_log().await?;
         if self.attempt.phase == Phase::Placed {
-            let opening = transcript::opening(&self.attempt, &self.build);
+            let stand_in = self.stand_in_for_agent(&platform);
+            let opening = transcript::opening(&self.attempt, &self.build, stand_in);
             transcript::put_last(&mut log, &self.machinery.logs, &opening).await?;
         }
         let mut cancelled = self.cancelled.clone();
@@ -127,10 +153,16 @@ impl Driver {
         Ok(())
     }
 
+    /// The system for which no agent is built, where the one in `sh` does its work because of that.
+    fn stand_in_for_agent(&self, platform: &Platform) -> Option<(OsFamily, Architecture)> {
+        let kind = self.machinery.transport.agent_kind(&guest(platform));
+        (platform.agent.is_none() && kind == Some(AgentKind::Sh))
+            .then_some((platform.os, platform.arch))
+    }
+
     /// Leaves a machine that outlives the job: the master may have died after the job was decided and before that.
     async fn leave(&mut self) -> Result<(), Ending> {
-        let platform = self.machinery.platforms.get(&self.job.platform);
-        let platform = platform.map_err(|why| Ending::new(Reason::PlatformUnavailable, why))?;
+        let platform = self.platform().await?;
         match &platform.kind {
             PlatformKind::Vm { .. } => Ok(()),
             PlatformKind::Ssh { host } => {
@@ -181,6 +213,10 @@ impl Driver {
                 false => "The VM was gone when the master came back to it",
             };
             return Err(Ending::new(Reason::GuestDied, message));
+        }
+        if is_taken_up && let Some(port) = self.attempt.ssh_port {
+            // Should it die this moment, a new one in its place would know nothing of what was begun.
+            return Ok(port);
         }
         let port = outlast(patience, || machines.start(id, platform))
             .await
@@ -242,20 +278,26 @@ impl Driver {
         host: &str,
         port: u16,
     ) -> Result<Agent, Ending> {
+        let (machines, id) = (&self.machinery.machines, self.attempt.id);
+        let credential = match &platform.ssh.login {
+            Login::Key(path) => Credential::Key(path.clone()),
+            Login::Password(path) => Credential::Password(path.clone()),
+            Login::Seeded => Credential::Key(machines.ssh_key(id)),
+        };
+        let host_key = match &platform.ssh.host_key {
+            HostKey::Pinned(path) => path.clone(),
+            HostKey::Seeded => machines.ssh_host_key(id),
+        };
         let endpoint = Endpoint {
             host: host.to_owned(),
             port,
             user: platform.ssh.user.clone(),
-            key: platform.ssh.key.clone(),
-            host_key: platform.ssh.host_key.clone(),
+            credential,
+            host_key,
             name: self.attempt.id.to_string(),
             heartbeat: Duration::from_secs(self.machinery.config.limits.heartbeat_secs),
         };
-        let guest = GuestSpec {
-            os: platform.os,
-            arch: platform.arch,
-            state_dir: platform.state_dir.clone(),
-        };
+        let guest = guest(platform);
         // Without a console marker nobody knows when the boot ends: its time counts to this wait.
         let has_booted = self.attempt.phase > Phase::Booting;
         let secs = match has_booted {
@@ -264,17 +306,42 @@ impl Driver {
         };
         let deadline = self.scaled(secs);
         let transport = &*self.machinery.transport;
-        tokio::select! {
+        let mut last = String::new();
+        let connected = Agent::connect_telling(transport, &endpoint, &guest, &mut last);
+        let connected = tokio::select! {
             biased;
-            why = self.machine_gone(platform) => Err(Ending::new(Reason::GuestDied, format!("The VM of {} died: {why}", platform.name))),
-            connected = timeout(deadline, Agent::connect_by(transport, &endpoint, &guest)) => match connected {
-                Ok(Ok(agent)) => Ok(agent),
-                Ok(Err(error)) => Err(Ending::new(Reason::ConnectDeadline, format!("Cannot work on {}: {error}", platform.name))),
-                Err(_) => Err(Ending::new(
-                    if has_booted { Reason::ConnectDeadline } else { Reason::BootDeadline },
-                    format!("{} did not answer by SSH in {} s", platform.name, deadline.as_secs()),
-                )),
-            },
+            why = self.machine_gone(platform) => {
+                let message = format!("The VM of {} died: {why}", platform.name);
+                return Err(Ending::new(Reason::GuestDied, message));
+            }
+            connected = timeout(deadline, connected) => connected,
+        };
+        match connected {
+            Ok(Ok(agent)) => Ok(agent),
+            Ok(Err(error)) => {
+                let reason = match error.is_platforms() {
+                    true => Reason::PlatformUnavailable,
+                    false => Reason::ConnectDeadline,
+                };
+                let message = format!("Cannot work on {}: {error}", platform.name);
+                Err(Ending::new(reason, message))
+            }
+            Err(_) => {
+                let reason = match has_booted {
+                    true => Reason::ConnectDeadline,
+                    false => Reason::BootDeadline,
+                };
+                let last = match last.is_empty() {
+                    true => String::new(),
+                    false => format!(": {last}"),
+                };
+                let message = format!(
+                    "{} did not answer by SSH in {} s{last}",
+                    platform.name,
+                    deadline.as_secs()
+                );
+                Err(Ending::new(reason, message))
+            }
         }
     }
 

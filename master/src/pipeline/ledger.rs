@@ -519,7 +519,7 @@ fn pause_before(retry: i64) -> SignedDuration {
     RETRY_PAUSE * 2_i32.pow(doublings)
 }
 
-/// A build's ending from its jobs': the worst of them speaks, the project's own failures before ours.
+/// A build's ending from its jobs': the worst of those that count speaks, the project's own failures before ours.
 fn sum_up(all: &[Job]) -> Ending {
     let rank = |ending: &Ending| match ending.conclusion() {
         Conclusion::Failure => 4,
@@ -528,15 +528,17 @@ fn sum_up(all: &[Job]) -> Ending {
         Conclusion::Cancelled => 1,
         Conclusion::Success => 0,
     };
+    let passed = all.iter().filter(|job| job.counts()).count();
     all.iter()
+        .filter(|job| job.counts())
         .filter_map(|job| job.ending.clone().map(|ending| (job, ending)))
         .max_by_key(|(_, ending)| rank(ending))
         .map_or_else(
             || Ending::new(Reason::Passed, "Passed"),
             |(job, ending)| match ending.conclusion() {
-                Conclusion::Success if all.len() == 1 => Ending::new(Reason::Passed, "Passed"),
+                Conclusion::Success if passed == 1 => Ending::new(Reason::Passed, "Passed"),
                 Conclusion::Success => {
-                    Ending::new(Reason::Passed, format!("All {} jobs passed", all.len()))
+                    Ending::new(Reason::Passed, format!("All {passed} jobs passed"))
                 }
                 Conclusion::Failure
                 | Conclusion::TimedOut

@@ -12,6 +12,7 @@ pub mod backlog;
 mod collect;
 pub mod disks;
 mod drive;
+mod inspect;
 pub mod intake;
 mod keep;
 pub mod ledger;
@@ -30,6 +31,7 @@ pub use drive::Machinery;
 use crate::github::GitHub;
 use crate::placement::Capacity;
 use backlog::SharedBacklog;
+use inspect::Inspector;
 use intake::Intake;
 use keep::Keeper;
 use ledger::Ledger;
@@ -51,6 +53,8 @@ const PREPARATION_ROUND: Duration = Duration::from_secs(3 * 3600);
 const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
 /// Looking through what waits for the object store is file work, and there may be much of it.
 const RESULTS_ROUND: Duration = Duration::from_secs(15 * 60);
+/// Looking for images to look into is quick; the looks are tasks of their own.
+const INSPECTION_ROUND: Duration = Duration::from_secs(120);
 /// Retention rests for an hour.
 const RETENTION_ROUND: Duration = Duration::from_secs(2 * 3600);
 
@@ -105,6 +109,12 @@ impl Pipeline {
             self.signals.scheduling.clone(),
             pulses.watch("scheduling", SCHEDULING_ROUND),
         ));
+        let inspector = Inspector {
+            platforms: self.machinery.platforms.clone(),
+            machines: self.machinery.machines.clone(),
+            signals: self.signals.clone(),
+        };
+        loops.spawn(inspector.run(pulses.watch("inspection", INSPECTION_ROUND)));
         let keeper = Keeper {
             store: self.ledger.store.clone(),
             logs: self.machinery.logs.clone(),
@@ -121,6 +131,7 @@ impl Pipeline {
             logs: self.machinery.logs.clone(),
             artifacts: self.machinery.artifacts.clone(),
             clock: self.ledger.clock.clone(),
+            refused: retention::Refused::default(),
         };
         loops.spawn(retention.run(pulses.watch("retention", RETENTION_ROUND)));
         let ended = loops.join_next().await;

@@ -161,16 +161,10 @@ impl Preparer {
             (Some(_) | None, _) => tested,
         };
         let file = self.repository_file(repository, file_from).await?;
-        let refused: Vec<String> = self
-            .platforms
-            .refused()
-            .into_iter()
-            .map(|refused| refused.name)
-            .collect();
         let jobs = resolve_jobs(
             &file,
-            &self.platforms.ready(),
-            &refused,
+            &self.platforms.usable(),
+            &self.platforms.unplannable(),
             &build.new.only_platforms,
             build.new.publish,
             &self.config.limits,

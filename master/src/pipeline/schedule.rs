@@ -147,6 +147,9 @@ impl Scheduler {
         }
         let mut waiting = Vec::new();
         for job in queued {
+            if self.machinery.platforms.why_held(&job.platform).is_some() {
+                continue;
+            }
             if let Err(why) = self.machinery.platforms.get(&job.platform) {
                 let ending = Ending::new(Reason::PlatformUnavailable, why);
                 self.ledger.refuse(job.id, &ending).await?;

@@ -4,7 +4,7 @@
 //! already is not written again.
 
 use super::work::log_error;
-use crate::model::{Attempt, Build, Ending, Step};
+use crate::model::{Architecture, Attempt, Build, Ending, OsFamily, Step};
 use crate::result::log::{LogWriter, Logs};
 
 /// What a line of ours starts with.
@@ -12,8 +12,12 @@ const MARK: &str = "==> ";
 /// Lines of the console that follow an infrastructure error.
 const CONSOLE_LINES: usize = 40;
 
-/// The first lines of an attempt.
-pub(super) fn opening(attempt: &Attempt, build: &Build) -> String {
+/// The first lines of an attempt; `without_agent` is the system that has the agent in `sh` because none is built for it.
+pub(super) fn opening(
+    attempt: &Attempt,
+    build: &Build,
+    without_agent: Option<(OsFamily, Architecture)>,
+) -> String {
     let commit = build.new.head_sha.get(..12).unwrap_or(&build.new.head_sha);
     let merged = match (&build.base_sha, build.new.pull_request) {
         (Some(base), Some(number)) => format!(
@@ -22,10 +26,18 @@ pub(super) fn opening(attempt: &Attempt, build: &Build) -> String {
         ),
         (Some(_) | None, _) => String::new(),
     };
-    format!(
+    let mut text = format!(
         "{MARK}{} on {}, attempt {}: commit {commit}{merged}\n",
         attempt.id, attempt.platform, attempt.number
-    )
+    );
+    if let Some((os, arch)) = without_agent {
+        text.push_str(&note(&format!(
+            "no agent is built for {}/{}: the one in sh is used",
+            os.as_str(),
+            arch.as_str()
+        )));
+    }
+    text
 }
 
 /// The line before a step's output.

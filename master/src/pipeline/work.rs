@@ -8,9 +8,11 @@
 //! The connection may break at any time; the machine and the running step are untouched by that. A new connection
 //! follows the step from the byte where the log ends, so the log is the same as if nothing had happened.
 
+mod chores;
 mod command;
 mod interruption;
 mod limits;
+mod scripts;
 mod source;
 mod steps;
 
@@ -22,6 +24,7 @@ use super::{collect, transcript};
 use crate::model::{Conclusion, Ending, Phase, Platform, PlatformKind, Reason};
 use crate::result::log::{LogError, LogWriter, Masking};
 use crate::session::{Agent, FollowEvent, SessionError};
+use chores::Chore;
 use limits::deadline;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -168,15 +171,17 @@ impl<'a> Work<'a> {
     }
 
     /// Runs a command of ours in the guest; its output goes into the log.
-    async fn run_aside(&mut self, name: &str, script: String) -> Result<Exit, Interruption> {
+    async fn run_aside(&mut self, chore: Chore<'_>) -> Result<Exit, Interruption> {
+        let (shell, script) = chore.command(self.platform.os);
         let command = StepCommand {
-            shell: ["sh", "-e", "-c"].map(str::to_owned).to_vec(),
+            shell,
             script,
             dir: "/".into(),
             env: BTreeMap::new(),
             spool_bytes: self.spool_bytes(),
+            pty: None,
         };
-        let execution = Execution(format!("{}-{name}", self.driver.attempt.id));
+        let execution = Execution(format!("{}-{}", self.driver.attempt.id, chore.name()));
         let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);
         let mut following = self.agent.start(&execution, command).await.map_err(lost)?;
         let mut masking = Masking::new(self.driver.mask.clone(), 0);
@@ -222,8 +227,18 @@ impl<'a> Work<'a> {
         )
     }
 
-    /// Connects again, as long as the machine is there and there is time.
+    /// Connects again, as long as the machine is there, there is time, and nobody wants the job to end.
     async fn reconnect(&mut self, why: String, give_up: Instant) -> Result<(), Ending> {
+        let mut cancelled = self.driver.cancelled.clone();
+        tokio::select! {
+            biased;
+            ending = asked_to_cancel(&mut cancelled) => Err(ending),
+            connected = self.connect_again(why, give_up) => connected,
+        }
+    }
+
+    /// The same, also when the job is to end: what runs has to hear of it, and the machine to be left.
+    async fn connect_again(&mut self, why: String, give_up: Instant) -> Result<(), Ending> {
         /// QEMU's death shows on the connection first: libvirt is given this long to know of it.
         const SETTLE: Duration = Duration::from_millis(1500);
         tracing::warn!(why, "connection lost; connecting again");
@@ -252,10 +267,7 @@ impl<'a> Work<'a> {
             let message = format!("The connection was lost ({why}) and did not come back: {how}");
             Ending::new(Reason::AgentLost, message)
         };
-        let mut cancelled = self.driver.cancelled.clone();
         self.agent = tokio::select! {
-            biased;
-            ending = asked_to_cancel(&mut cancelled) => return Err(ending),
             agent = self.driver.connect(&platform, &host, port) => agent.map_err(|ending| match ending.reason {
                 Reason::ConnectDeadline => lost(&ending.message),
                 _ => ending,
@@ -266,22 +278,29 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// A machine that outlives the job is left as it was found.
+    /// A machine that outlives the job is left as it was found, also where its connection is lost just now.
     pub(super) async fn leave_machine(&mut self) {
         match self.platform.kind {
-            PlatformKind::Vm { .. } => {}
-            PlatformKind::Ssh { .. } => {
-                let script = format!("rm -rf '{}'", self.work_dir());
-                let left = tokio::time::timeout(LEAVE_TIMEOUT, self.run_aside("leave", script));
-                let why = match left.await {
-                    Ok(Ok(_)) => return,
-                    Ok(Err(Interruption::ConnectionLost(why))) => why,
-                    Ok(Err(Interruption::Ended(ending))) => ending.message,
-                    Err(_) => format!("it takes longer than {} s", LEAVE_TIMEOUT.as_secs()),
-                };
-                tracing::warn!(why, "the work directory stays on the machine");
-            }
+            PlatformKind::Vm { .. } => return,
+            PlatformKind::Ssh { .. } => {}
         }
+        let dir = self.work_dir();
+        let give_up = Instant::now() + LEAVE_TIMEOUT;
+        let why = loop {
+            let chore = Chore::Leave { dir: &dir };
+            let left = tokio::time::timeout_at(give_up, self.run_aside(chore));
+            match left.await {
+                Ok(Ok(_)) => return,
+                Ok(Err(Interruption::ConnectionLost(why))) => {
+                    if let Err(ending) = self.connect_again(why, give_up).await {
+                        break ending.message;
+                    }
+                }
+                Ok(Err(Interruption::Ended(ending))) => break ending.message,
+                Err(_) => break format!("it takes longer than {} s", LEAVE_TIMEOUT.as_secs()),
+            }
+        };
+        tracing::warn!(why, "the work directory stays on the machine");
     }
 }
 

@@ -208,7 +208,7 @@ impl Reporter {
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                tracing::error!(%error, "cannot record what became of a status");
+                tracing::error!(%error, "cannot read a status to send");
                 self.pause(self.pace.first_retry);
                 return;
             }
@@ -291,20 +291,30 @@ async fn send(
     let step = decide(&verdict, tries, before.unknown_commit, before.pauses, &pace);
     log(&row, &step, &verdict);
     let now = clock.now();
-    match &step.record {
+    let recorded = match &step.record {
         Record::Sent => {
-            store
-                .status_sent(id, row.version, row.status.state, now)
-                .await?;
+            let state = row.status.state;
+            store.status_sent(id, row.version, state, now).await
         }
         Record::Retry { after, why } => {
             // Not all at once when what failed is there again.
             let after = after.mul_f64(spread(id, tries));
             let at = now.saturating_add(after).unwrap_or(now);
-            store.retry_status_at(id, at, why).await?;
+            store.retry_status_at(id, at, why).await
         }
-        Record::PutOff { why } => store.put_off_status(id, why).await?,
-        Record::Refused { why } => store.status_refused(id, row.version, why).await?,
+        Record::PutOff { why } => store.put_off_status(id, why).await,
+        Record::Refused { why } => store.status_refused(id, row.version, why).await,
+    };
+    if let Err(error) = recorded {
+        tracing::error!(%error, "cannot record what became of a status");
+        // GitHub may show it: that is looked at before it is sent again.
+        let why = error.to_string();
+        return Ok(Ended {
+            id,
+            version: row.version,
+            verdict: Some(Verdict::Later { why }),
+            pause: Some(pace.first_retry),
+        });
     }
     Ok(Ended {
         id,

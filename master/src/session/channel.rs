@@ -4,7 +4,8 @@ use super::error::one_line;
 use super::keys::Keys;
 use super::ssh::{self, Farewell};
 use super::transport::{Connection, Failed, FromGuest, Opened, ToGuest, Transport};
-use super::{Endpoint, GuestSpec, SessionError, push};
+use super::{Agents, Endpoint, GuestSpec, SessionError, push};
+use crate::model::AgentKind;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,9 +16,11 @@ use std::sync::Arc;
 /// How much of the agent's stderr is kept, for the sentence about its end.
 const MAX_STDERR: usize = 4096;
 
-/// Guests are reached by SSH, and their agent is what this build carries for them.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ssh;
+/// Guests are reached by SSH, and get the agent that there is for them.
+#[derive(Debug, Clone, Default)]
+pub struct Ssh {
+    pub agents: Agents,
+}
 
 impl Transport for Ssh {
     fn open<'a>(
@@ -25,18 +28,37 @@ impl Transport for Ssh {
         endpoint: &'a Endpoint,
         guest: &'a GuestSpec,
     ) -> BoxFuture<'a, Result<Opened, Failed>> {
-        open(endpoint, guest).boxed()
+        open(&self.agents, endpoint, guest).boxed()
+    }
+
+    fn agent_kind(&self, guest: &GuestSpec) -> Option<AgentKind> {
+        let chosen = self.agents.choose(guest.os, guest.arch, guest.agent);
+        chosen.map(|program| program.kind)
     }
 }
 
-async fn open(endpoint: &Endpoint, guest: &GuestSpec) -> Result<Opened, Failed> {
-    let program = push::Program::find(&endpoint.name, guest).map_err(Failed::ForGood)?;
+async fn open(agents: &Agents, endpoint: &Endpoint, guest: &GuestSpec) -> Result<Opened, Failed> {
+    let program = agents
+        .find(&endpoint.name, guest)
+        .map_err(Failed::ForGood)?;
     let keys = Keys::read(endpoint).await.map_err(Failed::ForGood)?;
     let connection = ssh::open(endpoint, &keys).await?;
-    let greeted = match push::start_agent(&connection, program, &guest.state_dir).await {
+    let mut started = push::start_agent(&connection, program, guest).await;
+    if let Err(push::Failed::NotStarted(why)) = &started
+        && program.kind == AgentKind::Native
+        && let Some(stand_in) = agents.stand_in(guest)
+    {
+        tracing::warn!(
+            vm = endpoint.name,
+            why,
+            "the native agent does not start in this guest, so the one in sh is used"
+        );
+        started = push::start_agent(&connection, stand_in, guest).await;
+    }
+    let greeted = match started {
         Ok(greeted) => greeted,
         Err(push::Failed::Lost(why)) => return Err(Failed::NotYet(why)),
-        Err(push::Failed::Agent(why)) => {
+        Err(push::Failed::Agent(why) | push::Failed::NotStarted(why)) => {
             return Err(Failed::ForGood(SessionError::Agent {
                 name: endpoint.name.clone(),
                 why,

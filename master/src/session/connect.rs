@@ -23,7 +23,7 @@ impl Agent {
     /// Waits as long as the caller lets it while nobody answers (refused, reset, closed early, silent), one connection
     /// at a time. Drop the future to give up, or see [`Agent::connect_within`]. Errors are those that waiting does not mend.
     pub async fn connect(endpoint: &Endpoint, guest: &GuestSpec) -> Result<Agent, SessionError> {
-        Self::connect_by(&Ssh, endpoint, guest).await
+        Self::connect_by(&Ssh::default(), endpoint, guest).await
     }
 
     /// The same by another transport.
@@ -42,7 +42,8 @@ impl Agent {
         patience: Duration,
     ) -> Result<Agent, SessionError> {
         let mut last = String::new();
-        let connected = Self::connect_telling(&Ssh, endpoint, guest, &mut last);
+        let ssh = Ssh::default();
+        let connected = Self::connect_telling(&ssh, endpoint, guest, &mut last);
         match timeout(patience, connected).await {
             Ok(result) => result,
             Err(_) => {
@@ -60,7 +61,8 @@ impl Agent {
         }
     }
 
-    async fn connect_telling(
+    /// The same, and `last` says how the last try went that was in vain.
+    pub(crate) async fn connect_telling(
         transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,

@@ -1,5 +1,6 @@
 //! What can go wrong between the master and a guest, one variant per thing that a caller does differently.
 
+use super::Credential;
 use crate::model::{Architecture, OsFamily};
 use std::path::{Path, PathBuf};
 
@@ -8,11 +9,11 @@ use std::path::{Path, PathBuf};
 pub enum SessionError {
     /// A key file of ours is missing or broken; trying again does not help.
     #[error(
-        "cannot use the key file {path}: {why}\nhint: the platform's `key` is a private key without a passphrase and `host_key` a public key, both as ssh-keygen writes them"
+        "cannot use the key file {path}: {why}\nhint: the platform's `key` is a private key without a passphrase and `host_key` a public key, both as ssh-keygen writes them; `password_file` holds one line"
     )]
     KeyFile { path: PathBuf, why: String },
     #[error(
-        "there is no agent for {os}/{arch}, so nothing can be run in {name}\nhint: `vivarium doctor` lists the agents in this build; build with VIVARIUM_AGENT_DIR set to a folder that holds a file `{os}-{arch}`",
+        "there is no agent for {os}/{arch}, so nothing can be run in {name}\nhint: `vivarium doctor` lists what there is; put one into agents_dir as `{os}-{arch}`; a Unix can have the one in sh: leave `agent` out of its platform.toml",
         os = .os.as_str(), arch = .arch.as_str()
     )]
     NoAgent {
@@ -36,11 +37,11 @@ pub enum SessionError {
         pinned: PathBuf,
         why: String,
     },
-    #[error("{name} does not let the user {user} in with the key {}: {why}\nhint: the public half belongs into that user's authorized_keys in the image", .key.display())]
+    #[error("{name} does not let the user {user} in with {credential}: {why}\nhint: {}", entry_hint(.credential))]
     Authentication {
         name: String,
         user: String,
-        key: PathBuf,
+        credential: Credential,
         why: String,
     },
     /// The agent could not be started, or does not answer.
@@ -76,6 +77,17 @@ pub enum SessionError {
     },
 }
 
+fn entry_hint(credential: &Credential) -> &'static str {
+    match credential {
+        Credential::Key(_) => {
+            "the public half belongs into that user's authorized_keys in the image"
+        }
+        Credential::Password(_) => {
+            "the image's sshd must allow passwords (PasswordAuthentication yes), and the user have this one"
+        }
+    }
+}
+
 impl SessionError {
     /// The connection cannot be used any more: make a new one, or give the guest up.
     pub fn is_fatal(&self) -> bool {
@@ -90,6 +102,23 @@ impl SessionError {
             | SessionError::Protocol { .. }
             | SessionError::Lost { .. }
             | SessionError::Source { .. } => true,
+        }
+    }
+
+    /// The platform's files do not fit its machine: another machine of it would say the same.
+    pub(crate) fn is_platforms(&self) -> bool {
+        match self {
+            SessionError::KeyFile { .. }
+            | SessionError::NoAgent { .. }
+            | SessionError::HostKey { .. }
+            | SessionError::Authentication { .. } => true,
+            SessionError::Unreachable { .. }
+            | SessionError::Agent { .. }
+            | SessionError::Protocol { .. }
+            | SessionError::Lost { .. }
+            | SessionError::Refused { .. }
+            | SessionError::Source { .. }
+            | SessionError::Incomplete { .. } => false,
         }
     }
 

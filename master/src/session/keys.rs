@@ -1,23 +1,26 @@
-//! The key files: our private key, and the host keys that the guest may show.
+//! The key files: what proves that it is us, and the host keys that the guest may show.
 
-use super::{Endpoint, SessionError};
+use super::{Credential, Endpoint, SessionError};
 use russh::keys::ssh_key::PublicKey;
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
+use secrecy::SecretString;
 use std::sync::Arc;
+
+/// What logs us in.
+pub(super) enum Proof {
+    Key(Arc<PrivateKey>),
+    Password(SecretString),
+}
 
 /// The keys of both sides, read from their files.
 pub(super) struct Keys {
-    pub(super) client: Arc<PrivateKey>,
+    pub(super) client: Proof,
     pub(super) pinned: Vec<PublicKey>,
 }
 
 impl Keys {
     pub(super) async fn read(endpoint: &Endpoint) -> Result<Self, SessionError> {
-        let secret = tokio::fs::read_to_string(&endpoint.key)
-            .await
-            .map_err(|error| SessionError::key_file(&endpoint.key, error))?;
-        let client = russh::keys::decode_secret_key(&secret, None)
-            .map_err(|error| SessionError::key_file(&endpoint.key, error))?;
+        let client = Proof::read(&endpoint.credential).await?;
         let public = tokio::fs::read_to_string(&endpoint.host_key)
             .await
             .map_err(|error| SessionError::key_file(&endpoint.host_key, error))?;
@@ -35,10 +38,7 @@ impl Keys {
                 "it holds no public key",
             ));
         }
-        Ok(Self {
-            client: Arc::new(client),
-            pinned,
-        })
+        Ok(Self { client, pinned })
     }
 
     /// The signatures to ask for: those that a pinned key can make, so that a server with several keys shows that one.
@@ -64,6 +64,28 @@ impl Keys {
             }
         }
         algorithms
+    }
+}
+
+impl Proof {
+    async fn read(credential: &Credential) -> Result<Proof, SessionError> {
+        let (Credential::Key(path) | Credential::Password(path)) = credential;
+        let text = tokio::fs::read_to_string(path)
+            .await
+            .map_err(|error| SessionError::key_file(path, error))?;
+        match credential {
+            Credential::Key(_) => russh::keys::decode_secret_key(&text, None)
+                .map(|key| Proof::Key(Arc::new(key)))
+                .map_err(|error| SessionError::key_file(path, error)),
+            Credential::Password(_) => {
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                if line.is_empty() {
+                    return Err(SessionError::key_file(path, "it holds no password"));
+                }
+                Ok(Proof::Password(SecretString::from(line)))
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@
     )
 )]
 
+mod beside;
 mod channel;
 mod collect;
 mod connect;
@@ -36,8 +37,10 @@ mod follow;
 mod gate;
 mod keys;
 mod link;
+mod programs;
 mod push;
 mod route;
+mod sftp;
 mod ssh;
 mod transfer;
 pub(crate) mod transport;
@@ -46,10 +49,10 @@ pub use channel::Ssh;
 pub use collect::{Collection, IncomingFile};
 pub use error::SessionError;
 pub use follow::{FollowEvent, Following};
-pub use push::available_agents;
+pub use programs::{Agents, BesideReport, Origin, Program};
 pub use transport::{Failed, Opened, Transport};
 
-use crate::model::{Architecture, OsFamily};
+use crate::model::{AgentKind, Architecture, OsFamily};
 use link::Link;
 use route::{FollowRequest, Upload};
 use std::path::PathBuf;
@@ -62,14 +65,31 @@ use vivarium_protocol::{Execution, ExecutionState, Frame, Hello, StepCommand, To
 
 /// How long the agent may take to start a command or to find one: it answers at once, from an emulated guest's disk.
 const ANSWER: Duration = Duration::from_secs(60);
+/// What proves to a guest that it is us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// Our private key in OpenSSH's format, without a passphrase: Ed25519, ECDSA or RSA.
+    Key(PathBuf),
+    /// A file with the user's password; a newline at its end does not belong to it.
+    Password(PathBuf),
+}
+
+impl std::fmt::Display for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Credential::Key(path) => write!(f, "the key {}", path.display()),
+            Credential::Password(path) => write!(f, "the password in {}", path.display()),
+        }
+    }
+}
+
 /// Where a guest's sshd is, and the keys of both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
     pub user: String,
-    /// Our private key in OpenSSH's format, without a passphrase: Ed25519, ECDSA or RSA.
-    pub key: PathBuf,
+    pub credential: Credential,
     /// The public host key that the guest must show, one in each line.
     pub host_key: PathBuf,
     /// For messages, e.g. `vm-17`.
@@ -89,6 +109,8 @@ impl Endpoint {
 pub struct GuestSpec {
     pub os: OsFamily,
     pub arch: Architecture,
+    /// `None`: whichever there is, the native one first.
+    pub agent: Option<AgentKind>,
     /// Folder in the guest for the agent and its spools.
     pub state_dir: String,
 }

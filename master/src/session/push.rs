@@ -4,31 +4,31 @@
 //!   master                                    sh in the guest
 //!     | exec: sh -c SCRIPT …                       |
 //!     |<---- (banner of a login script) -----------|
-//!     |<---- VIVARIUM-PUSH nonce PACKED, or -------|   is <state dir>/agent-<hash> there and executable?
+//!     |<---- VIVARIUM-PUSH nonce PACKED, or -------|   is <state dir>/agent-<hash> there, executable, whole?
 //!     |      PLAIN where there is no gzip, or HAVE |
-//!     |----- exactly the agent's bytes ----------->|   head -c, gzip -dc; chmod once it is whole
+//!     |----- exactly the agent's bytes ----------->|   head -c, gzip -dc; its SHA-256 is looked at; chmod
 //!     |<==== VIVARIUM-AGENT nonce, frames ========>|   exec agent serve
 //! ```
+//!
+//! Windows has no such shell: there the program comes by SFTP, see [`sftp`].
 //!
 //! One channel, because every login and every exec costs an emulated guest up to a second. For the same reason the
 //! script starts as few programs as it can, and the agent travels packed: in an emulated guest each takes a tenth of a
 //! second, and so does each 150 kB that arrive.
 
+use super::GuestSpec;
 use super::error::one_line;
+use super::programs::Program;
+use super::sftp::{self, Place};
 use super::ssh::Connection;
-use super::{GuestSpec, SessionError};
-use crate::model::{Architecture, OsFamily};
+use crate::model::OsFamily;
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg};
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::io::Read;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use vivarium_protocol::{Decoder, Frame, Hello, MAX_BANNER, PREAMBLE, PROTOCOL_VERSION, ToMaster};
-
-include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
 /// From the exec to the script's first word: a shell and its start-up files on a booting, emulated guest.
 const FIRST_WORD: Duration = Duration::from_secs(60);
@@ -41,77 +41,43 @@ const MAX_STDERR: usize = 4096;
 
 const PUSH: &str = "VIVARIUM-PUSH ";
 
-/// The script: arguments are the state folder, the hash, both sizes and the nonce. One line without `'`, `!` and `\`,
-/// so that it passes a csh or a fish on its way to `sh`. The file is executable once it is whole, and not before; one
-/// that somebody else's broken connection left half-way is replaced by another, because it may still be written to.
+/// The script: arguments are the state folder, the file's name in it, the program's hash, both sizes and the nonce. One line
+/// without `'`, `!` and `\`, so that it passes a csh or a fish on its way to `sh`.
+///
+/// The file is executable once it is whole, and not before; one that somebody else's broken connection left half-way is
+/// replaced by another, because it may still be written to. What is there is looked at before each start, for on a
+/// machine that outlives its jobs it may have been half on disk when the power went.
 const SCRIPT: &str = concat!(
-    r#"d=$1; a=$d/agent-$2; p=$3; n=$4; "#,
-    r#"if [ -x "$a" ]; then echo "VIVARIUM-PUSH $5 HAVE"; "#,
+    r#"d=$1; a=$d/$2; h=$3; p=$4; n=$5; "#,
+    r#"fail() { echo "$1" >&2; exit 74; }; "#,
+    r#"sum() { sha256sum || sha256 || shasum -a 256 || openssl dgst -sha256 || cksum -a sha256; }; "#,
+    r#"whole() { case $(sum <"$a" 2>/dev/null) in *"$h"*) ;; "") [ "$(wc -c <"$a")" -eq "$n" ] ;; *) false ;; esac; }; "#,
+    r#"if [ -x "$a" ] && whole; then echo "VIVARIUM-PUSH $6 HAVE"; "#,
     r#"else [ -d "$d" ] || mkdir -p "$d" || exit 71; [ -e "$a" ] && rm -f "$a"; "#,
-    r#"if command -v gzip >/dev/null 2>&1; then echo "VIVARIUM-PUSH $5 PACKED"; head -c "$p" | gzip -dc >"$a"; "#,
-    r#"else echo "VIVARIUM-PUSH $5 PLAIN"; head -c "$n" >"$a" && [ "$(wc -c <"$a")" -eq "$n" ]; fi && chmod 755 "$a" "#,
-    r#"|| { echo "the agent could not be stored as $a" >&2; exit 74; }; fi; "#,
-    r#"exec "$a" serve "$5" --state "$d""#,
+    r#"if command -v gzip >/dev/null 2>&1; then echo "VIVARIUM-PUSH $6 PACKED"; head -c "$p" | gzip -dc >"$a"; "#,
+    r#"else echo "VIVARIUM-PUSH $6 PLAIN"; head -c "$n" >"$a"; fi || fail "the agent could not be stored as $a"; "#,
+    r#"whole || fail "what is stored as $a is not the agent that was sent: its SHA-256 should be $h"; "#,
+    r#"chmod 755 "$a" || fail "$a cannot be made executable"; fi; "#,
+    r#"exec "$a" serve "$6" --state "$d""#,
 );
 
-/// An agent's program, as it is embedded in the master.
-#[derive(Debug)]
-pub(super) struct Program {
-    os: OsFamily,
-    arch: Architecture,
-    /// In bytes.
-    size: usize,
-    /// By gzip.
-    packed: &'static [u8],
+fn command(program: &Program, state_dir: &str, nonce: &str) -> String {
+    // Another version is another file.
+    let version = program.sha256.get(..16).unwrap_or_default();
+    format!(
+        "exec sh -c {} vivarium {} agent-{version} {} {} {} {nonce}",
+        quote(SCRIPT),
+        quote(state_dir),
+        program.sha256,
+        program.packed().len(),
+        program.size
+    )
 }
 
-/// The agents in this build, with their sizes in bytes.
-pub fn available_agents() -> Vec<(OsFamily, Architecture, usize)> {
-    AGENTS
-        .iter()
-        .map(|program| (program.os, program.arch, program.size))
-        .collect()
-}
-
-impl Program {
-    /// The agent for this guest, if there is one.
-    pub(super) fn find(name: &str, guest: &GuestSpec) -> Result<&'static Self, SessionError> {
-        AGENTS
-            .iter()
-            .find(|program| (program.os, program.arch) == (guest.os, guest.arch))
-            .ok_or_else(|| SessionError::NoAgent {
-                name: name.to_owned(),
-                os: guest.os,
-                arch: guest.arch,
-            })
-    }
-
-    /// Names the program's file in the guest, so that another version is another file.
-    fn hash(&self) -> String {
-        let mut hash = hex::encode(Sha256::digest(self.packed));
-        hash.truncate(16);
-        hash
-    }
-
-    fn command(&self, state_dir: &str, nonce: &str) -> String {
-        format!(
-            "exec sh -c {} vivarium {} {} {} {} {nonce}",
-            quote(SCRIPT),
-            quote(state_dir),
-            self.hash(),
-            self.packed.len(),
-            self.size
-        )
-    }
-
-    /// For a guest that cannot unpack it.
-    fn plain(&self) -> Result<Vec<u8>, Failed> {
-        let mut plain = Vec::with_capacity(self.size);
-        flate2::read::GzDecoder::new(self.packed)
-            .read_to_end(&mut plain)
-            .map_err(|error| Failed::Agent(format!("cannot be unpacked here: {error}")))?;
-        Ok(plain)
-    }
+/// For a guest that cannot unpack it.
+fn unpacked(program: &Program) -> Result<Cow<'_, [u8]>, Failed> {
+    let unpacked = program.unpacked();
+    unpacked.map_err(|error| Failed::Agent(format!("cannot be unpacked here: {error}")))
 }
 
 /// One word for any shell: sh, csh and fish agree on single quotes.
@@ -132,27 +98,23 @@ pub(super) enum Failed {
     Lost(String),
     /// The guest answered, and not with an agent.
     Agent(String),
+    /// The program is in the guest, and ended before it said anything: it may be none for this system.
+    NotStarted(String),
 }
 
 /// Pushes the program if the guest has it not, starts it and waits for its hello.
 pub(super) async fn start_agent(
     connection: &Connection,
     program: &Program,
-    state_dir: &str,
+    guest: &GuestSpec,
 ) -> Result<Greeted, Failed> {
     let nonce = format!("{:032x}", rand::random::<u128>());
-    let channel = connection
-        .exec(&program.command(state_dir, &nonce))
-        .await
-        .map_err(Failed::Lost)?;
-    let mut bootstrap = Bootstrap {
-        connection,
-        channel,
-        received: Vec::new(),
-        skipped: 0,
-        stderr: Vec::new(),
-        exit: None,
-    };
+    let state_dir = guest.state_dir.as_str();
+    if guest.os == OsFamily::Windows {
+        return start_on_windows(connection, program, state_dir, &nonce).await;
+    }
+    let command = command(program, state_dir, &nonce);
+    let mut bootstrap = Bootstrap::exec(connection, &command, Stage::Storing).await?;
     let answer = {
         let word = format!("{PUSH}{nonce} ");
         let wait = async {
@@ -163,8 +125,8 @@ pub(super) async fn start_agent(
     };
     let wanted = match answer.as_slice() {
         b"HAVE" => None,
-        b"PACKED" => Some(Cow::Borrowed(program.packed)),
-        b"PLAIN" => Some(Cow::Owned(program.plain()?)),
+        b"PACKED" => Some(Cow::Borrowed(program.packed())),
+        b"PLAIN" => Some(unpacked(program)?),
         other => {
             return Err(Failed::Agent(format!(
                 "was asked for with {:?}",
@@ -176,16 +138,30 @@ pub(super) async fn start_agent(
         let upload = bootstrap.upload(&bytes);
         within(UPLOAD, "upload of the agent", upload).await?;
     }
-    let hello = within(GREETING, "agent's hello", bootstrap.hello(&nonce)).await?;
-    crate::crash::point("agent_greeted");
-    Ok(Greeted {
-        channel: bootstrap.channel,
-        decoder: hello.1,
-        hello: hello.0,
-    })
+    bootstrap.greet(&nonce).await
 }
 
-async fn within<T>(
+async fn start_on_windows(
+    connection: &Connection,
+    program: &Program,
+    state_dir: &str,
+    nonce: &str,
+) -> Result<Greeted, Failed> {
+    let place = Place::new(state_dir, &program.sha256, nonce);
+    sftp::put(
+        connection,
+        &place,
+        program.size,
+        || unpacked(program),
+        UPLOAD,
+    )
+    .await?;
+    let bootstrap = Bootstrap::exec(connection, &place.command, Stage::Starting).await?;
+    bootstrap.greet(nonce).await
+}
+
+/// Waits that long, and says then what took longer.
+pub(super) async fn within<T>(
     time: Duration,
     what: &str,
     wait: impl Future<Output = Result<T, Failed>>,
@@ -208,10 +184,50 @@ struct Bootstrap<'a> {
     /// How much banner was skipped, of [`MAX_BANNER`].
     skipped: usize,
     stderr: Vec<u8>,
-    exit: Option<String>,
+    exit: Option<Exit>,
+    stage: Stage,
 }
 
-impl Bootstrap<'_> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Storing,
+    Starting,
+}
+
+/// How the script, or what it became, ended.
+enum Exit {
+    Status(u32),
+    Signal(String),
+}
+
+/// The script's own, when the program could not be stored.
+const NOT_STORED: [u32; 2] = [71, 74];
+
+impl<'a> Bootstrap<'a> {
+    async fn exec(connection: &'a Connection, command: &str, stage: Stage) -> Result<Self, Failed> {
+        let channel = connection.exec(command).await.map_err(Failed::Lost)?;
+        Ok(Bootstrap {
+            connection,
+            channel,
+            received: Vec::new(),
+            skipped: 0,
+            stderr: Vec::new(),
+            exit: None,
+            stage,
+        })
+    }
+
+    async fn greet(mut self, nonce: &str) -> Result<Greeted, Failed> {
+        self.stage = Stage::Starting;
+        let hello = within(GREETING, "agent's hello", self.hello(nonce)).await?;
+        crate::crash::point("agent_greeted");
+        Ok(Greeted {
+            channel: self.channel,
+            decoder: hello.1,
+            hello: hello.0,
+        })
+    }
+
     /// Waits for more bytes from the guest's stdout.
     async fn receive(&mut self) -> Result<(), Failed> {
         loop {
@@ -225,10 +241,10 @@ impl Bootstrap<'_> {
                     self.stderr.extend(data.iter().take(room));
                 }
                 Some(ChannelMsg::ExitStatus { exit_status }) => {
-                    self.exit = Some(format!("with status {exit_status}"))
+                    self.exit = Some(Exit::Status(exit_status))
                 }
                 Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                    self.exit = Some(format!("by signal {signal_name:?}"))
+                    self.exit = Some(Exit::Signal(format!("{signal_name:?}")))
                 }
                 Some(ChannelMsg::Failure) => {
                     return Err(Failed::Agent(
@@ -250,9 +266,18 @@ impl Bootstrap<'_> {
         let said = one_line(&self.stderr);
         let rest = one_line(&self.received);
         let said = if said.is_empty() { rest } else { said };
-        Failed::Agent(format!(
-            "could not be started: the shell ended {exit} and said {said:?}"
-        ))
+        let how = match exit {
+            Exit::Status(status) => format!("with status {status}"),
+            Exit::Signal(name) => format!("by signal {name}"),
+        };
+        let why = format!("could not be started: the shell ended {how} and said {said:?}");
+        match (self.stage, exit) {
+            (Stage::Starting, Exit::Status(status)) if NOT_STORED.contains(status) => {
+                Failed::Agent(why)
+            }
+            (Stage::Starting, _) => Failed::NotStarted(why),
+            (Stage::Storing, _) => Failed::Agent(why),
+        }
     }
 
     /// Skips what login scripts print, up to and with `word`.
@@ -371,27 +396,5 @@ mod tests {
             "the script says the word that is waited for"
         );
         assert_eq!(quote("it's"), r"'it'\''s'");
-    }
-
-    #[test]
-    fn a_guest_without_an_agent_is_named() {
-        let guest = GuestSpec {
-            os: OsFamily::Windows,
-            arch: Architecture::Aarch64,
-            state_dir: "x".to_owned(),
-        };
-        let error = Program::find("vm-7", &guest).unwrap_err().to_string();
-        assert!(
-            error.contains("no agent for windows/aarch64") && error.contains("vm-7"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_agent_for_this_machine_is_embedded() {
-        assert!(available_agents().iter().any(|(os, arch, size)| {
-            (os.as_str(), arch.as_str()) == (std::env::consts::OS, std::env::consts::ARCH)
-                && *size > 100_000
-        }));
     }
 }

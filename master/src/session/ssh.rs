@@ -7,13 +7,16 @@
 //! [`open`] is one try; which failures are worth another is told by [`Failed`].
 
 use super::gate::{Gate, GatedStream};
-use super::keys::{Keys, describe};
+use super::keys::{Keys, Proof, describe};
 use super::transport::Failed;
 use super::{Endpoint, SessionError};
-use russh::client::{self, AuthResult, DisconnectReason, Handle, Msg};
+use russh::client::{
+    self, AuthResult, DisconnectReason, Handle, KeyboardInteractiveAuthResponse, Msg,
+};
 use russh::keys::ssh_key::PublicKey;
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{Channel, Preferred, cipher, compression, kex};
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::{Channel, MethodKind, Preferred, cipher, compression, kex};
+use secrecy::{ExposeSecret, SecretString};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 const LOGIN: Duration = Duration::from_secs(60);
 /// Opening a channel makes sshd start the user's shell.
 const EXEC: Duration = Duration::from_secs(60);
+
+/// A server that asks more often is not asking for a password. An answer without a question (PAM's last word) counts.
+const MOST_QUESTIONS: usize = 4;
 
 /// How much a channel may send before it is given more. Large enough for a gigabit at 100 ms; memory is bounded by the gate.
 const WINDOW: u32 = 16 * 1024 * 1024;
@@ -288,17 +294,11 @@ async fn log_in(
     handle: &mut Handle<Events>,
     farewell: &Farewell,
 ) -> Result<(), Failed> {
-    // RSA signs with SHA-1 in old servers only; the server says what it takes.
-    let hash = if keys.client.algorithm().is_rsa() {
-        match handle.best_supported_rsa_hash().await {
-            Ok(named) => named.unwrap_or(Some(HashAlg::Sha256)),
-            Err(error) => return Err(Failed::NotYet(error.to_string())),
-        }
-    } else {
-        None
+    let answer = match &keys.client {
+        Proof::Key(key) => offer_key(endpoint, key, handle).await,
+        Proof::Password(password) => tell_password(endpoint, password, handle).await,
     };
-    let key = PrivateKeyWithHashAlg::new(Arc::clone(&keys.client), hash);
-    match handle.authenticate_publickey(&endpoint.user, key).await {
+    match answer {
         Ok(AuthResult::Success) => Ok(()),
         // Closed instead of answered: an account that may not log in before the guest has booted looks like this.
         Ok(AuthResult::Failure { .. }) if handle.is_closed() => {
@@ -312,19 +312,91 @@ async fn log_in(
         }) => Err(Failed::ForGood(SessionError::Authentication {
             name: endpoint.name.clone(),
             user: endpoint.user.clone(),
-            key: endpoint.key.clone(),
-            why: refusal(&remaining_methods),
+            credential: endpoint.credential.clone(),
+            why: refusal(&keys.client, &remaining_methods),
         })),
         Err(error) => Err(Failed::NotYet(format!("during the login: {error}"))),
     }
 }
 
+async fn offer_key(
+    endpoint: &Endpoint,
+    key: &Arc<PrivateKey>,
+    handle: &mut Handle<Events>,
+) -> Result<AuthResult, russh::Error> {
+    // RSA signs with SHA-1 in old servers only; the server says what it takes.
+    let hash = match key.algorithm().is_rsa() {
+        true => {
+            let named = handle.best_supported_rsa_hash().await?;
+            named.unwrap_or(Some(HashAlg::Sha256))
+        }
+        false => None,
+    };
+    let key = PrivateKeyWithHashAlg::new(Arc::clone(key), hash);
+    handle.authenticate_publickey(&endpoint.user, key).await
+}
+
+/// By the method of that name, or where the server has only that one by answering its questions.
+async fn tell_password(
+    endpoint: &Endpoint,
+    password: &SecretString,
+    handle: &mut Handle<Events>,
+) -> Result<AuthResult, russh::Error> {
+    let password = password.expose_secret();
+    let answer = handle
+        .authenticate_password(&endpoint.user, password)
+        .await?;
+    match &answer {
+        AuthResult::Failure {
+            remaining_methods, ..
+        } if remaining_methods.contains(&MethodKind::KeyboardInteractive) => {}
+        AuthResult::Failure { .. } | AuthResult::Success => return Ok(answer),
+    }
+    let mut question = handle
+        .authenticate_keyboard_interactive_start(&endpoint.user, None)
+        .await?;
+    for _ in 0..MOST_QUESTIONS {
+        let prompts = match question {
+            KeyboardInteractiveAuthResponse::Success => return Ok(AuthResult::Success),
+            KeyboardInteractiveAuthResponse::Failure {
+                remaining_methods,
+                partial_success,
+            } => {
+                return Ok(AuthResult::Failure {
+                    remaining_methods,
+                    partial_success,
+                });
+            }
+            KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => prompts,
+        };
+        let answers = prompts.iter().map(|_| password.to_owned()).collect();
+        question = handle
+            .authenticate_keyboard_interactive_respond(answers)
+            .await?;
+    }
+    Ok(answer)
+}
+
 impl Connection {
     /// Starts a command on a channel of its own.
     pub(super) async fn exec(&self, command: &str) -> Result<Channel<Msg>, String> {
+        self.open_channel(async |channel| channel.exec(true, command).await)
+            .await
+    }
+
+    /// Asks for a subsystem on a channel of its own; whether the server has it, is its first answer there.
+    pub(super) async fn subsystem(&self, name: &str) -> Result<Channel<Msg>, String> {
+        self.open_channel(async |channel| channel.request_subsystem(true, name).await)
+            .await
+    }
+
+    async fn open_channel(
+        &self,
+        ask: impl AsyncFnOnce(&Channel<Msg>) -> Result<(), russh::Error>,
+    ) -> Result<Channel<Msg>, String> {
         let opened = async {
             let channel = self.handle.channel_open_session().await?;
-            channel.exec(true, command).await?;
+            ask(&channel).await?;
             Ok::<_, russh::Error>(channel)
         };
         match timeout(EXEC, opened).await {
@@ -349,7 +421,14 @@ impl Connection {
     }
 }
 
-fn refusal(others: &[russh::MethodKind]) -> String {
+fn refusal(proof: &Proof, others: &[MethodKind]) -> String {
+    let what = match proof {
+        Proof::Key(_) => "key",
+        Proof::Password(_) => "password",
+    };
     let others: Vec<&str> = others.iter().map(Into::into).collect();
-    format!("the key is refused; the server takes {}", others.join(", "))
+    format!(
+        "the {what} is refused; the server takes {}",
+        others.join(", ")
+    )
 }

@@ -2,6 +2,7 @@
 
 use super::gate::Gate;
 use super::{Endpoint, GuestSpec, SessionError};
+use crate::model::AgentKind;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ pub trait Transport: std::fmt::Debug + Send + Sync {
         endpoint: &'a Endpoint,
         guest: &'a GuestSpec,
     ) -> BoxFuture<'a, Result<Opened, Failed>>;
+
+    /// The kind of agent that this guest gets, or `None` where there is none for it.
+    fn agent_kind(&self, guest: &GuestSpec) -> Option<AgentKind>;
 }
 
 /// Why a try failed, and whether the next one may do better.

@@ -4,7 +4,7 @@ use super::guest::{JUNIT, artifacts};
 use super::pipe;
 use super::program::{Program, Run, text};
 use super::world::{EPOCH, Moment, World};
-use crate::model::AttemptId;
+use crate::model::{AgentKind, AttemptId};
 use crate::session::{Endpoint, Failed, GuestSpec, Opened, SessionError, Transport};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -30,6 +30,10 @@ impl Transport for Cables {
         _guest: &'a GuestSpec,
     ) -> BoxFuture<'a, Result<Opened, Failed>> {
         open(&self.0, endpoint).boxed()
+    }
+
+    fn agent_kind(&self, _guest: &GuestSpec) -> Option<AgentKind> {
+        Some(AgentKind::Native)
     }
 }
 

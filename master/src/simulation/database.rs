@@ -1,7 +1,7 @@
 //! The real store, on a file in memory, through one connection: what waits for it waits in one order.
 
 use super::check::WITNESS;
-use super::turns::wait_while;
+use super::turns::{SqliteThread, wait_while};
 use super::world::World;
 use crate::store::{Store, is_outside_transactions};
 use sqlx::SqlitePool;
@@ -19,6 +19,8 @@ pub(super) struct Database {
     opening: AtomicBool,
     /// Whoever has the connection stands still because the master is dead.
     frozen: Arc<AtomicBool>,
+    /// Of the connection: a new one has a thread of its own.
+    thread: Arc<Mutex<Arc<SqliteThread>>>,
     /// So many steps of SQLite from now a statement fails; nothing below 0.
     fails_in: Arc<AtomicI64>,
     /// Shared with each connection; the count tells when the last one is closed.
@@ -28,7 +30,9 @@ pub(super) struct Database {
 impl Database {
     /// Opens the store. On a task of the runtime, not in its first future.
     pub(super) async fn open(&self, world: &Arc<World>) -> (Store, SqlitePool) {
+        let current = Arc::clone(&self.thread);
         self.opening.store(true, Ordering::SeqCst);
+        self.fails_in.store(-1, Ordering::SeqCst);
         let held = Arc::clone(&self.open);
         let options = options(&world.folder.join("vivarium.sqlite"))
             // Kept by the connection until SQLite has closed it.
@@ -39,19 +43,23 @@ impl Database {
         let (world, frozen) = (Arc::clone(world), Arc::clone(&self.frozen));
         let fails_in = Arc::clone(&self.fails_in);
         let breaks = world.plan.faults.database_fails > 0;
-        let countdown = breaks.then(|| Arc::clone(&fails_in));
-        let broken = countdown.clone();
+        let countdown = Arc::clone(&fails_in);
+        let broken = breaks.then(|| Arc::clone(&fails_in));
         let pool = pool_options()
             .after_connect(move |connection, _| {
-                let countdown = countdown.clone();
+                let thread = Arc::new(SqliteThread::default());
+                *current.lock().expect("no panic") = Arc::clone(&thread);
+                let countdown = Arc::clone(&countdown);
                 Box::pin(async move {
-                    if let Some(countdown) = countdown {
-                        let mut handle = connection.lock_handle().await?;
-                        handle.set_progress_handler(1, move || {
-                            countdown.load(Ordering::SeqCst) < 0
-                                || countdown.fetch_sub(1, Ordering::SeqCst) > 0
-                        });
-                    }
+                    let mut handle = connection.lock_handle().await?;
+                    handle.set_progress_handler(1, move || {
+                        thread.steps();
+                        countdown.load(Ordering::SeqCst) < 0
+                            || countdown.fetch_sub(1, Ordering::SeqCst) > 0
+                    });
+                    drop(handle);
+                    // Its first steps.
+                    sqlx::query("SELECT 1").execute(connection).await?;
                     Ok(())
                 })
             })
@@ -86,20 +94,20 @@ impl Database {
         (Store::over(pool.clone(), pool.clone()), pool)
     }
 
-    /// Whether its thread has something to answer.
-    pub(super) fn is_busy(&self) -> bool {
-        if self.opening.load(Ordering::SeqCst) {
-            return true;
-        }
+    /// Its thread, if that has something to answer.
+    pub(super) fn busy_thread(&self) -> Option<Arc<SqliteThread>> {
         let pool = self.pool.lock().expect("no panic");
-        pool.as_ref().is_some_and(|pool| {
+        let is_in_use = pool.as_ref().is_some_and(|pool| {
             pool.num_idle() < pool.size() as usize && !self.frozen.load(Ordering::SeqCst)
-        })
+        });
+        let is_busy = is_in_use || self.opening.load(Ordering::SeqCst);
+        is_busy.then(|| Arc::clone(&self.thread.lock().expect("no panic")))
     }
 
     /// The connections of a life that has ended are closed when this returns.
     pub(super) fn wait_until_closed(&self) {
         *self.pool.lock().expect("no panic") = None;
+        self.thread.lock().expect("no panic").let_go();
         self.frozen.store(false, Ordering::SeqCst);
         wait_while(
             || Arc::strong_count(&self.open) > 1,
@@ -128,6 +136,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Off)
         .locking_mode(SqliteLockingMode::Exclusive)
         .foreign_keys(true)
+        // All rows of an answer come at once.
+        .row_buffer_size(10_000)
 }
 
 fn pool_options() -> SqlitePoolOptions {

@@ -153,10 +153,20 @@ impl Stage {
 }
 
 /// Seeds that found a fault, and what it was.
-const KEPT: &[(u64, &str)] = &[(
-    254,
-    "the last line of a log was left out because the database refused to say whether the log was open",
-)];
+const KEPT: &[(u64, &str)] = &[
+    (
+        254,
+        "the last line of a log was left out because the database refused to say whether the log was open",
+    ),
+    (
+        4191,
+        "a machine that died while a new master took it up was made anew, and its step ran without the source",
+    ),
+    (
+        4444,
+        "an outcome was told twice because the database did not take that it had been told",
+    ),
+];
 
 /// Schedules of an ordinary test run.
 const FEW: u64 = 300;

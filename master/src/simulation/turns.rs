@@ -1,15 +1,19 @@
 //! The order of what other threads do. A paused clock goes on when all tasks wait, and knows nothing of SQLite's thread;
-//! and which of two threads is done first is chance. So whenever the runtime has nothing left to do, one thread works:
+//! and which of two threads is done first is chance. So whenever the runtime has nothing left to do, one thread works,
+//! and no other does meanwhile:
 //!
 //! ```text
-//!   tasks wait ─► SQLite has something to answer?  wait for it ─► tasks go on
+//!   tasks wait ─► SQLite has something to answer? let its thread work until it waits ─► tasks go on
 //!                   └no► work on files was asked for? let its thread run to its end ─► tasks go on
 //!                           └no► the clock goes to the next timer
 //! ```
 
 use super::database::Database;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -74,15 +78,78 @@ impl FileThread {
     }
 }
 
+/// SQLite's thread: what it does to a statement it does while all tasks wait, so that no task sees how far it has come.
+#[derive(Debug, Default)]
+pub(super) struct SqliteThread {
+    may_work: AtomicBool,
+    /// It waits until it may.
+    waits: AtomicBool,
+    gate: Mutex<()>,
+    changed: Condvar,
+    /// What the kernel says of it, from its first statement on.
+    stat: OnceLock<File>,
+}
+
+impl SqliteThread {
+    /// On the thread itself, again and again in each statement, the last time before its answer.
+    pub(super) fn steps(&self) {
+        self.stat
+            .get_or_init(|| File::open("/proc/thread-self/stat").expect("Linux has it"));
+        if self.may_work.load(Ordering::SeqCst) {
+            return;
+        }
+        let gate = self.gate.lock().expect("no panic");
+        self.waits.store(true, Ordering::SeqCst);
+        let waited = self
+            .changed
+            .wait_timeout_while(gate, PATIENCE, |()| !self.may_work.load(Ordering::SeqCst));
+        let is_late = waited.expect("no panic").1.timed_out();
+        assert!(!is_late, "SQLite never works");
+        self.waits.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on it needs no leave: the life is over.
+    pub(super) fn let_go(&self) {
+        let _gate = self.gate.lock().expect("no panic");
+        self.may_work.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Until it has answered, and has nothing else to do.
+    fn work(&self, is_woken: impl Fn() -> bool) {
+        self.let_go();
+        wait_while(
+            || !is_woken() || !self.is_idle(),
+            "a task keeps the database's connection while it waits for something else",
+        );
+        self.may_work.store(false, Ordering::SeqCst);
+    }
+
+    fn is_idle(&self) -> bool {
+        let Some(stat) = self.stat.get() else {
+            // The connection is being opened, and one task alone waits for it.
+            return true;
+        };
+        if self.waits.load(Ordering::SeqCst) {
+            return false;
+        }
+        let mut text = [0; 64];
+        let Ok(length) = stat.read_at(&mut text, 0) else {
+            // It has ended, because its connection is closed.
+            return true;
+        };
+        // 4711 (sqlx-sqlite-wor) S …
+        let state = text[..length].rsplit(|byte| *byte == b')').next();
+        state.is_some_and(|rest| rest.starts_with(b" S"))
+    }
+}
+
 /// Called when all tasks wait; returns whether another thread has woken one.
 pub(super) fn take_a_turn(runtime: &Handle, database: &Arc<Database>, files: &FileThread) -> bool {
     let is_woken = || runtime.metrics().global_queue_depth() > 0;
     if !is_woken() {
-        if database.is_busy() {
-            wait_while(
-                || database.is_busy() && !is_woken(),
-                "a task keeps the database's connection while it waits for something else",
-            );
+        if let Some(thread) = database.busy_thread() {
+            thread.work(is_woken);
         } else if files.has_work() {
             files.work();
         }
@@ -107,21 +174,17 @@ pub(super) fn stay_on_processor(number: usize) {
     }
 }
 
-/// Threads hand over to each other within microseconds, so this does not sleep.
+/// The others have this processor meanwhile.
 pub(super) fn wait_while(condition: impl Fn() -> bool, otherwise: &str) {
     let mut looks = 0_u32;
     let mut began = None;
     while condition() {
         looks += 1;
-        if looks < 100 {
-            std::hint::spin_loop();
-        } else {
-            std::thread::yield_now();
-            let began = began.get_or_insert_with(Instant::now);
-            assert!(
-                !looks.is_multiple_of(1000) || began.elapsed() < PATIENCE,
-                "{otherwise}"
-            );
-        }
+        std::thread::yield_now();
+        let began = began.get_or_insert_with(Instant::now);
+        assert!(
+            !looks.is_multiple_of(1000) || began.elapsed() < PATIENCE,
+            "{otherwise}"
+        );
     }
 }

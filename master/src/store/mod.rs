@@ -99,8 +99,8 @@ impl StoreError {
     pub fn may_pass(&self) -> bool {
         match self {
             StoreError::Sql(sqlx::Error::Database(_)) => {
-                // Busy, locked, read-only, a write that failed, full, cannot be opened.
-                matches!(self.result_code(), Some(5 | 6 | 8 | 10 | 13 | 14))
+                // Busy, locked, read-only, interrupted, a write that failed, full, cannot be opened.
+                matches!(self.result_code(), Some(5 | 6 | 8 | 9 | 10 | 13 | 14))
             }
             StoreError::Sql(error) => matches!(
                 error,

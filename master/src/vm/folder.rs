@@ -1,21 +1,23 @@
 //! The files of one VM: everything it writes, and copies of what it boots from, in a folder of its own.
 //!
 //! ```text
-//! <data>/vms/vm-17/{overlay.qcow2, console.log, kernel, initrd}
+//! <data>/vms/vm-17/{platform.json, overlay.qcow2, console.log, kernel, initrd, firmware-variables}
+//!                  {ssh_key, ssh_host_key.pub, seed.iso}      where the VM has keys of its own
 //! ```
 //!
 //! The kernel and initrd are copies: libvirt makes QEMU's user the owner of the files it hands to QEMU, and root when
 //! the machine ends. That must not happen to golden files, which a guest that broke out could then write.
 
 use super::VmError;
-use crate::model::{AttemptId, KernelSpec};
+use crate::model::{AttemptId, KernelSpec, Platform};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// QEMU's user passes through but does not list.
 const FOLDER_MODE: u32 = 0o711;
+const PLATFORM: &str = "platform.json";
 const KERNEL: &str = "kernel";
 const INITRD: &str = "initrd";
 
@@ -37,6 +39,49 @@ impl VmFolder {
 
     pub(super) fn console(&self) -> PathBuf {
         self.path.join("console.log")
+    }
+
+    pub(super) fn firmware_variables(&self) -> PathBuf {
+        self.path.join("firmware-variables")
+    }
+
+    /// The private key that logs in, where it was made for this VM.
+    pub(super) fn ssh_key(&self) -> PathBuf {
+        self.path.join("ssh_key")
+    }
+
+    /// The public host key that was made for this VM.
+    pub(super) fn ssh_host_key(&self) -> PathBuf {
+        self.path.join("ssh_host_key.pub")
+    }
+
+    pub(super) fn seed(&self) -> PathBuf {
+        self.path.join("seed.iso")
+    }
+
+    /// Keeps what the machine is made from: its platform's own files may change, or go, while it runs.
+    pub(super) fn keep_platform(&self, platform: &Platform) -> Result<(), VmError> {
+        let path = self.path.join(PLATFORM);
+        let text = serde_json::to_vec(platform)
+            .map_err(|error| VmError::host(format!("write {}", path.display()), error))?;
+        VmFolder::write_secret(&path, &text)
+    }
+
+    /// What the machine was made from, where that can be read.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let text = fs::read(self.path.join(PLATFORM)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes a file that only the master's user reads, until libvirt gives it to QEMU's.
+    pub(super) fn write_secret(path: &Path, content: &[u8]) -> Result<(), VmError> {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(content))
+            .map_err(|error| VmError::host(format!("write {}", path.display()), error))
     }
 
     /// An empty folder with an empty console file; what an earlier try left goes.

@@ -1,7 +1,10 @@
 //! The seam between the stage and whatever runs its machines.
 
 use super::{Accelerator, QemuUser, VmError};
-use crate::model::{Architecture, AttemptId, DiskFormat, KernelSpec, Network};
+use crate::model::{
+    Architecture, AttemptId, ClockOffset, DiskBus, DiskFormat, Firmware, KernelSpec, Network,
+    NetworkDevice,
+};
 use futures::future::BoxFuture;
 use std::path::PathBuf;
 
@@ -11,16 +14,46 @@ pub(crate) struct MachineSpec {
     pub(crate) attempt: AttemptId,
     pub(crate) arch: Architecture,
     pub(crate) machine: String,
+    pub(crate) firmware: Firmware,
+    /// Where a firmware that keeps variables keeps them; made by the hypervisor.
+    pub(crate) firmware_variables: PathBuf,
+    pub(crate) cpu_model: Option<String>,
     pub(crate) memory_mib: u64,
     pub(crate) vcpus: u32,
     pub(crate) kernel: Option<KernelSpec>,
     pub(crate) disk: Option<OverlaySpec>,
+    pub(crate) disk_bus: DiskBus,
+    /// A raw image that the guest reads what it is from.
+    pub(crate) seed: Option<PathBuf>,
     pub(crate) network: Network,
+    pub(crate) network_device: NetworkDevice,
+    pub(crate) macs: Macs,
+    pub(crate) clock: ClockOffset,
     /// An empty file that takes the serial console's output.
     pub(crate) console: PathBuf,
     /// Loopback port of the host that leads to `guest_port`.
     pub(crate) ssh_port: u16,
     pub(crate) guest_port: u16,
+}
+
+/// The addresses of a guest's network cards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Macs {
+    /// Of the card that leads to SSH. Each is alone in its network, so all are the same.
+    pub(crate) ssh: String,
+    /// Of the card in one of libvirt's networks, where others are.
+    pub(crate) network: String,
+}
+
+impl Macs {
+    /// QEMU's own for the first card, and one at random for the second.
+    pub(crate) fn new() -> Macs {
+        let [a, b, c] = rand::random::<[u8; 3]>();
+        Macs {
+            ssh: "52:54:00:12:34:56".to_owned(),
+            network: format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"),
+        }
+    }
 }
 
 /// A throw-away qcow2 and what it stands on.

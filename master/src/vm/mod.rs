@@ -18,6 +18,7 @@ pub(crate) mod hypervisor;
 mod image;
 mod libvirt;
 mod ports;
+mod seed;
 mod start;
 mod sweep;
 mod turns;
@@ -29,6 +30,7 @@ pub use accelerator::{Acceleration, Accelerator};
 pub use confinement::QemuUser;
 pub use error::{Gone, VmError};
 pub use hypervisor::HostCapacity;
+pub use image::check_platform;
 pub use sweep::Swept;
 
 use crate::model::{AttemptId, Platform};
@@ -218,6 +220,22 @@ impl Machines {
             .unwrap_or_default()
     }
 
+    /// What the attempt's machine was made from, while it is there: its platform's files may have changed since, or gone.
+    pub async fn platform_of(&self, attempt: AttemptId) -> Option<Platform> {
+        let folder = VmFolder::of(&self.inner.dir, attempt);
+        blocking(move || folder.platform()).await.ok().flatten()
+    }
+
+    /// Where the private key is that logs in to the attempt's machine, if it has keys of its own.
+    pub fn ssh_key(&self, attempt: AttemptId) -> PathBuf {
+        VmFolder::of(&self.inner.dir, attempt).ssh_key()
+    }
+
+    /// Where the public host key is that the attempt's machine must show, if it has keys of its own.
+    pub fn ssh_host_key(&self, attempt: AttemptId) -> PathBuf {
+        VmFolder::of(&self.inner.dir, attempt).ssh_host_key()
+    }
+
     /// Ends the machine and removes its files, from any state; doing it again is fine.
     pub async fn destroy(&self, attempt: AttemptId) -> Result<(), VmError> {
         let inner = Arc::clone(&self.inner);
@@ -243,7 +261,7 @@ impl Machines {
 
     /// Whether what the platform boots from is there and fit for use; the sentence names what is not.
     pub async fn check_platform(&self, platform: &Platform) -> Result<(), VmError> {
-        image::check_platform(platform).await
+        check_platform(platform).await
     }
 }
 

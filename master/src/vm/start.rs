@@ -1,9 +1,9 @@
 //! From a platform to a machine that runs: folder, copies, overlay, port, and a few tries at the port.
 
 use super::folder::VmFolder;
-use super::hypervisor::{CreateError, Life, MachineSpec, OverlaySpec};
-use super::{Inner, VmError, blocking, image};
-use crate::model::{AttemptId, DiskSpec, Platform, PlatformKind};
+use super::hypervisor::{CreateError, Life, MachineSpec, Macs, OverlaySpec};
+use super::{Inner, VmError, blocking, image, seed};
+use crate::model::{AttemptId, DiskSpec, Platform, PlatformKind, Seed};
 use std::path::{Path, PathBuf};
 
 /// Somebody may take the port between our look and QEMU's bind; that many times in a row it is something else.
@@ -57,10 +57,15 @@ impl Inner {
         let PlatformKind::Vm {
             kernel,
             disk,
+            firmware,
             machine,
+            cpu_model,
             memory_mib,
             vcpus,
             network,
+            network_device,
+            clock,
+            seed,
             console: _,
         } = &platform.kind
         else {
@@ -71,8 +76,12 @@ impl Inner {
         };
         image::check_files(platform)?;
         {
-            let folder = folder.clone();
-            blocking(move || folder.make()).await??;
+            let (folder, platform) = (folder.clone(), platform.clone());
+            blocking(move || {
+                folder.make()?;
+                folder.keep_platform(&platform)
+            })
+            .await??;
         }
         let copy = {
             let (folder, kernel) = (folder.clone(), kernel.clone());
@@ -86,21 +95,47 @@ impl Inner {
                 None => Ok(None),
             }
         };
-        let (kernel, disk) = tokio::join!(copy, overlay);
+        let macs = Macs::new();
+        let seed = async {
+            match seed {
+                Seed::None => Ok(None),
+                Seed::Nocloud => make_seed(attempt, platform, folder, &macs).await.map(Some),
+            }
+        };
+        let (kernel, overlay, seed) = tokio::join!(copy, overlay, seed);
         Ok(MachineSpec {
             attempt,
             arch: platform.arch,
             machine: machine.clone(),
+            firmware: *firmware,
+            firmware_variables: folder.firmware_variables(),
+            cpu_model: cpu_model.clone(),
             memory_mib: *memory_mib,
             vcpus: *vcpus,
             kernel: kernel??,
-            disk: disk?,
+            disk_bus: disk.as_ref().map(|disk| disk.bus).unwrap_or_default(),
+            disk: overlay?,
+            seed: seed?,
             network: network.clone(),
+            network_device: *network_device,
+            macs,
+            clock: *clock,
             console: folder.console(),
             ssh_port: self.ports.reserve(attempt)?,
             guest_port: platform.ssh.port,
         })
     }
+}
+
+/// Makes the keys of one VM and the volume that carries them.
+async fn make_seed(
+    attempt: AttemptId,
+    platform: &Platform,
+    folder: &VmFolder,
+    macs: &Macs,
+) -> Result<PathBuf, VmError> {
+    let (platform, folder, macs) = (platform.clone(), folder.clone(), macs.clone());
+    blocking(move || seed::make(attempt, &platform, &folder, &macs)).await?
 }
 
 /// Makes the overlay, and reads meanwhile what it stands on.

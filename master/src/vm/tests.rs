@@ -2,10 +2,8 @@
 
 use super::hypervisor::{CreateError, HostCapacity, Hypervisor, Life, MachineSpec, Seen};
 use super::{Accelerator, Machines, QemuUser, VmError};
-use crate::model::{
-    Architecture, AttemptId, ConsoleSpec, KernelSpec, Network, OsFamily, Platform, PlatformKind,
-    SshSpec,
-};
+use crate::config::parse_platform;
+use crate::model::{AttemptId, Platform};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashSet};
@@ -140,38 +138,10 @@ fn stage(starts_allowed: usize, ports_taken: usize) -> Stage {
 }
 
 fn platform(kernel: &Path) -> Platform {
-    Platform {
-        name: "tiny".into(),
-        tags: Vec::new(),
-        os: OsFamily::Linux,
-        arch: Architecture::X86_64,
-        kind: PlatformKind::Vm {
-            kernel: Some(KernelSpec {
-                path: kernel.to_owned(),
-                initrd: None,
-                cmdline: "quiet".into(),
-            }),
-            disk: None,
-            machine: "pc".into(),
-            memory_mib: 64,
-            vcpus: 1,
-            network: Network::Closed,
-            console: ConsoleSpec { ready_marker: None },
-        },
-        ssh: SshSpec {
-            user: "build".into(),
-            port: 22,
-            key: "key".into(),
-            host_key: "key.pub".into(),
-        },
-        work_dir: "/w".into(),
-        state_dir: "/s".into(),
-        shell: vec!["sh".into()],
-        env: BTreeMap::new(),
-        limit: 1,
-        boot_deadline_secs: 60,
-        connect_deadline_secs: 60,
-    }
+    let text = format!(
+        "memory_mib = 64\n[kernel]\npath = {kernel:?}\n[ssh]\nkey = 'key'\nhost_key = 'key.pub'\n"
+    );
+    parse_platform(Path::new("/platforms/tiny"), &text).expect("a platform")
 }
 
 impl Stage {

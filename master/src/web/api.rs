@@ -6,7 +6,8 @@ use super::asker::Asker;
 use super::error::ApiError;
 use super::headers::GUEST_POLICY;
 use super::views::{BuildView, JobView, encoded};
-use crate::model::{BuildId, JobId};
+use crate::config::Standing;
+use crate::model::{BuildId, JobId, PlatformKind};
 use crate::pipeline::pause::Pause;
 use axum::Json;
 use axum::body::Body;
@@ -83,31 +84,38 @@ pub(super) async fn job(
     Ok(Json(app.whole_job_view(job).await?))
 }
 
-/// Platforms that take work, and those that do not with the reason.
+/// Platforms that take work, and those that do not, or not yet, with the reason.
 pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
-    let ready: Vec<Value> = app
-        .platforms
-        .ready()
-        .iter()
-        .map(|platform| {
-            json!({
-                "name": platform.name,
+    let (mut ready, mut held, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for listed in app.platforms.list() {
+        let (list, why) = match &listed.standing {
+            Standing::Ready => (&mut ready, None),
+            Standing::Held(why) => (&mut held, Some(why)),
+            Standing::Refused(why) => (&mut refused, Some(why)),
+        };
+        let mut shown = json!({ "name": listed.name, "why": why });
+        if let (Some(platform), Some(shown)) = (&listed.platform, shown.as_object_mut()) {
+            let about = json!({
                 "tags": platform.tags,
                 "os": platform.os,
+                "os_version": platform.os_version,
                 "arch": platform.arch,
+                "where": match &platform.kind {
+                    PlatformKind::Vm { .. } => listed.folder.display().to_string(),
+                    PlatformKind::Ssh { host } => format!("{host}:{}", platform.ssh.port),
+                },
                 "memory_mib": platform.memory_mib(),
                 "vcpus": platform.vcpus(),
                 "limit": platform.limit,
-            })
-        })
-        .collect();
-    let refused: Vec<Value> = app
-        .platforms
-        .refused()
-        .iter()
-        .map(|refused| json!({ "name": refused.name, "why": refused.why }))
-        .collect();
-    Json(json!({ "ready": ready, "refused": refused }))
+                "owner": platform.owner,
+                "known_issue": platform.known_issue,
+                "expires": platform.expires,
+            });
+            shown.extend(about.as_object().cloned().unwrap_or_default());
+        }
+        list.push(shown);
+    }
+    Json(json!({ "ready": ready, "held": held, "refused": refused }))
 }
 
 /// Streams a kept file out of the object store.

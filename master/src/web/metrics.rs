@@ -58,11 +58,16 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
     );
     let ready = app.platforms.ready().len() as i64;
     let refused = app.platforms.refused().len() as i64;
+    let held = app.platforms.list().len() as i64 - ready - refused;
     add(
         "platforms",
         "Platforms by whether they take work",
         "state",
-        vec![("ready".into(), ready), ("refused".into(), refused)],
+        vec![
+            ("ready".into(), ready),
+            ("held".into(), held),
+            ("refused".into(), refused),
+        ],
     );
     let pauses = app.pauses.now();
     add(

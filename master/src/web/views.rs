@@ -184,6 +184,12 @@ impl App {
         if let Some(pause) = self.pauses.now().first() {
             return Some(pause.to_string());
         }
+        if let Some(why) = self.platforms.why_held(&job.platform) {
+            return Some(format!(
+                "The platform {} takes no job yet: {why}",
+                job.platform
+            ));
+        }
         (job.not_before > Timestamp::now()).then(|| {
             "It is tried again after a pause: the last try failed through no fault of its own"
                 .to_owned()

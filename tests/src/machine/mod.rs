@@ -9,6 +9,7 @@ mod platforms;
 mod proxy;
 mod small_disk;
 mod ssh_server;
+mod windows;
 
 pub use leftovers::{
     domains_of, end_machines_of, kill_qemu_of, leftovers, processes_with, qemu_processes_of, virsh,
@@ -18,6 +19,7 @@ pub use platforms::{Marker, Platforms};
 pub use proxy::Proxy;
 pub use small_disk::SmallDisk;
 pub use ssh_server::{SshServer, ssh};
+pub use windows::WindowsMachine;
 
 use nix::unistd::Uid;
 use std::path::PathBuf;

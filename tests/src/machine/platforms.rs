@@ -1,6 +1,6 @@
 //! A folder of platforms for one test, made of the images that are there.
 
-use super::{SshServer, images_folder};
+use super::{SshServer, WindowsMachine, images_folder};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -103,10 +103,40 @@ impl Platforms {
                 platform.remove("console");
             }
         })?;
+        self.overlay(name, &[("etc/rc.ssh", script)])
+    }
+
+    /// A guest like tiny-linux that lets its user in by this password, of which `hash` is the hash.
+    pub fn add_with_password(
+        &self,
+        image: &str,
+        name: &str,
+        password: &str,
+        hash: &str,
+    ) -> Result<()> {
+        self.add_changed(image, name, |platform| {
+            if let Some(ssh) = platform.get_mut("ssh").and_then(Value::as_table_mut) {
+                ssh.remove("key");
+                ssh.insert("password_file".to_owned(), "password".into());
+            }
+        })?;
+        let folder = self.folder.path().join(name);
+        std::fs::write(folder.join("password"), format!("{password}\n"))?;
+        // As root, who alone reads what passwords hash to.
+        let sshd = "#!/bin/sh\nexec dropbear -F -E -m -r /etc/dropbear/host_key\n";
+        let shadow = format!("root:*:19500:0:99999:7:::\nbuild:{hash}:19500:0:99999:7:::\n");
+        self.overlay(name, &[("etc/rc.ssh", sshd), ("etc/shadow", &shadow)])
+    }
+
+    /// Puts files over those of the platform's initramfs.
+    fn overlay(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
         let initrd = self.folder.path().join(name).join("initrd.img");
-        let original = std::fs::read(&initrd).context("the image has no initramfs")?;
+        let mut content = std::fs::read(&initrd).context("the image has no initramfs")?;
         std::fs::remove_file(&initrd)?;
-        std::fs::write(&initrd, [original, archive("etc/rc.ssh", script)?].concat())?;
+        for (path, text) in files {
+            content.extend(archive(path, text)?);
+        }
+        std::fs::write(&initrd, content)?;
         Ok(())
     }
 
@@ -117,6 +147,17 @@ impl Platforms {
 
     /// The same, reached by another port: a proxy's.
     pub fn add_ssh_at(&self, name: &str, server: &SshServer, port: u16) -> Result<()> {
+        self.add_ssh_changed(name, server, port, |_| {})
+    }
+
+    /// The same, with its `platform.toml` changed.
+    pub fn add_ssh_changed(
+        &self,
+        name: &str,
+        server: &SshServer,
+        port: u16,
+        change: impl FnOnce(&mut Table),
+    ) -> Result<()> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder)?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -131,6 +172,37 @@ impl Platforms {
         platform.insert("os".to_owned(), "linux".into());
         platform.insert("work_dir".to_owned(), text(server.path("work")).into());
         platform.insert("state_dir".to_owned(), text(server.path("state")).into());
+        platform.insert("ssh".to_owned(), ssh.into());
+        change(&mut platform);
+        std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
+        Ok(())
+    }
+
+    /// A Windows machine, reached by SSH.
+    pub fn add_windows(&self, name: &str, machine: &WindowsMachine) -> Result<()> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder)?;
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let mut ssh = Table::new();
+        ssh.insert("host".to_owned(), "127.0.0.1".into());
+        ssh.insert("port".to_owned(), i64::from(machine.port).into());
+        ssh.insert("user".to_owned(), "build".into());
+        ssh.insert("key".to_owned(), text(machine.path("user_key")).into());
+        ssh.insert(
+            "host_key".to_owned(),
+            text(machine.path("host_key.pub")).into(),
+        );
+        let mut platform = Table::new();
+        platform.insert("kind".to_owned(), "ssh".into());
+        platform.insert("os".to_owned(), "windows".into());
+        platform.insert(
+            "work_dir".to_owned(),
+            machine.guest_path("home/work").into(),
+        );
+        platform.insert(
+            "state_dir".to_owned(),
+            machine.guest_path("home/state of it").into(),
+        );
         platform.insert("ssh".to_owned(), ssh.into());
         std::fs::write(folder.join("platform.toml"), toml::to_string(&platform)?)?;
         Ok(())

@@ -37,15 +37,7 @@ impl SshServer {
             .name;
         let port = crate::master::free_port()?;
         for key in ["host_key", "user_key"] {
-            let status = Command::new("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-                .arg(folder.path().join(key))
-                .stdin(Stdio::null())
-                .status()
-                .context("cannot run ssh-keygen")?;
-            if !status.success() {
-                bail!("ssh-keygen ended with {status}");
-            }
+            make_key(&folder.path().join(key))?;
         }
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
@@ -139,6 +131,20 @@ impl SshServer {
     pub async fn stop(&mut self) -> Result<()> {
         self.child.kill().await.context("cannot end sshd")
     }
+}
+
+/// A pair of keys in this file and the one beside it that ends in `.pub`.
+pub(super) fn make_key(path: &Path) -> Result<()> {
+    let status = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot run ssh-keygen")?;
+    if !status.success() {
+        bail!("ssh-keygen ended with {status}");
+    }
+    Ok(())
 }
 
 /// OpenSSH's client for a loopback port, without the user's own settings; the command is still to be added.

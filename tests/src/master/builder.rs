@@ -78,6 +78,11 @@ impl MasterBuilder {
         self.set_top("platforms_dir", folder.to_string_lossy().into_owned())
     }
 
+    /// The folder of agents for other systems.
+    pub fn agents(self, folder: &Path) -> MasterBuilder {
+        self.set_top("agents_dir", folder.to_string_lossy().into_owned())
+    }
+
     /// The data folder, if it is not to be in the master's own.
     pub fn data_dir(mut self, folder: &Path) -> MasterBuilder {
         self.data_dir = Some(folder.to_owned());

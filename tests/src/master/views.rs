@@ -79,6 +79,8 @@ pub struct TestsView {
 #[derive(Debug, Clone, Deserialize)]
 pub struct PlatformsView {
     pub ready: Vec<PlatformView>,
+    /// Those that take no work yet.
+    pub held: Vec<RefusedView>,
     pub refused: Vec<RefusedView>,
 }
 

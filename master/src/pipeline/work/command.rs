@@ -1,14 +1,22 @@
 //! What a step is run with: its environment, and the secrets in it.
 
 use super::Work;
+use super::chores::native;
+use super::scripts::script;
 use super::source::CHANGED_FILES;
 use crate::config::may_have_secrets;
-use crate::model::{Ending, Reason, Step};
+use crate::model::{Ending, OsFamily, Reason, Step};
 use crate::pipeline::transcript;
 use crate::result::log::Mask;
 use secrecy::ExposeSecret;
 use std::collections::{BTreeMap, BTreeSet};
-use vivarium_protocol::StepCommand;
+use vivarium_protocol::{Pty, StepCommand};
+
+/// The terminal of a step that asks for one: wide enough for what test runners print, and the same everywhere.
+const TERMINAL: Pty = Pty {
+    columns: 120,
+    rows: 40,
+};
 
 impl Work<'_> {
     /// Reads the values that the steps ask for and arms the mask, before the guest says anything.
@@ -72,9 +80,18 @@ impl Work<'_> {
         set("SUITE", &job.suite);
         set("BUILD", &build.id.to_string());
         set("JOB", &job.id.to_string());
+        let changed = format!("{}/{CHANGED_FILES}", self.platform.state_dir);
         set(
             "CHANGED_FILES",
-            &format!("{}/{CHANGED_FILES}", self.platform.state_dir),
+            &match self.platform.os {
+                OsFamily::Windows => native(&changed),
+                OsFamily::Linux
+                | OsFamily::Freebsd
+                | OsFamily::Netbsd
+                | OsFamily::Openbsd
+                | OsFamily::Dragonfly
+                | OsFamily::Macos => changed,
+            },
         );
         env.extend(step.env.clone());
         let secrets = self
@@ -84,10 +101,11 @@ impl Work<'_> {
         env.extend(secrets.map(|(name, value)| (name.clone(), value.expose_secret().to_owned())));
         StepCommand {
             shell: step.shell.clone(),
-            script: step.run.clone(),
+            script: script(&step.shell, &step.run),
             dir: self.work_dir(),
             env,
             spool_bytes: self.spool_bytes(),
+            pty: step.pty.then_some(TERMINAL),
         }
     }
 }

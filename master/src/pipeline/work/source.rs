@@ -1,5 +1,6 @@
 //! The commit's files on their way into the guest.
 
+use super::chores::{Chore, NO_GIT};
 use super::interruption::Interruption;
 use super::{Work, said};
 use crate::model::{Ending, Phase, Reason};
@@ -81,13 +82,9 @@ impl Work<'_> {
 
     /// Makes a clone of the bundle in the guest, with its own git.
     async fn unbundle(&mut self, bundle: &str, dir: &str) -> Result<(), Interruption> {
-        let script = format!(
-            "rm -rf '{dir}' && git clone -q --branch vivarium '{bundle}' '{dir}' && git -C '{dir}' remote remove origin && rm -f '{bundle}'"
-        );
-        match self.run_aside("source", script).await? {
+        match self.run_aside(Chore::Unbundle { bundle, dir }).await? {
             Exit::Code { code: 0 } => Ok(()),
-            // The shell's own word for a program that is not there.
-            Exit::Code { code: 127 } => Err(Ending::new(
+            Exit::Code { code: NO_GIT } => Err(Ending::new(
                 Reason::RepositoryFile,
                 format!(
                     "`history = true` needs git in the guest, and {} has none",

@@ -163,7 +163,11 @@ impl Work<'_> {
                         Some((_, until)) => *until,
                         None => running.limits.step.min(running.limits.job),
                     };
-                    let again = self.reconnect(why, give_up).await;
+                    let again = match &stopped {
+                        // The wish that ended it is known, and it must hear of it.
+                        Some(_) => self.connect_again(why, give_up).await,
+                        None => self.reconnect(why, give_up).await,
+                    };
                     // Where it was ended by us, that is the better reason.
                     again.map_err(|lost| match &stopped {
                         Some((ending, _)) => ending.clone(),

@@ -25,6 +25,7 @@ fn job(platform: &str, ending: Option<Ending>) -> Job {
             artifacts: Vec::new(),
             reports: Vec::new(),
             history: false,
+            known_issue: None,
         },
         priority: Priority::PullRequest,
         state: if ending.is_some() {
@@ -261,4 +262,41 @@ proptest! {
         prop_assert!(text.chars().count() <= LONGEST_DESCRIPTION);
         prop_assert!(text.chars().all(|c| c.len_utf8() < 4 && !c.is_control()));
     }
+}
+
+#[test]
+fn a_known_issue_is_reported_and_blocks_nobody() {
+    let known = |reason, message: &str| {
+        let mut job = job("netbsd-10", Some(Ending::new(reason, message)));
+        job.plan.known_issue = Some("vfork hangs, PR 58".into());
+        job
+    };
+    let failed = known(Reason::StepFailed, "Step `x` exited with 1");
+    let own = job_status(&failed, None, None, String::new());
+    assert_eq!(own.state, StatusState::Failure, "it did not pass");
+    assert_eq!(
+        own.description,
+        "Known issue, blocks nobody. Step `x` exited with 1 after 2 min 13 s (vfork hangs, PR 58)"
+    );
+    let passed = job("debian-12", Some(Ending::new(Reason::Passed, "Passed")));
+    let sum = |jobs: &[Job]| {
+        let status = aggregate_status(&build(None), jobs, String::new());
+        (status.state, status.description)
+    };
+    let (state, text) = sum(&[passed.clone(), failed.clone()]);
+    assert_eq!(state, StatusState::Success);
+    assert!(text.starts_with("debian-12 passed in "), "{text}");
+    assert!(
+        text.ends_with("; not passed, for known issues: netbsd-10"),
+        "{text}"
+    );
+    let (state, text) = sum(&[known(Reason::HostError, "no libvirt")]);
+    assert_eq!(state, StatusState::Success);
+    assert_eq!(text, "Not passed, for known issues: netbsd-10");
+    let other = job("openbsd-7", Some(Ending::new(Reason::StepFailed, "no")));
+    let (state, text) = sum(&[passed, failed, other]);
+    assert_eq!(state, StatusState::Failure);
+    assert_eq!(text, "1 of 2 machines failed: openbsd-7");
+    let well = known(Reason::Passed, "Passed");
+    assert_eq!(sum(&[well]).0, StatusState::Success);
 }

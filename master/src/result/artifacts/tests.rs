@@ -41,6 +41,7 @@ impl Fixture {
                 artifacts: Vec::new(),
                 reports: Vec::new(),
                 history: false,
+                known_issue: None,
             },
             priority: Priority::Merge,
             state: JobState::Running,

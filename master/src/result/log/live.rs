@@ -242,10 +242,8 @@ fn list(folder: &Path) -> io::Result<Vec<Segment>> {
         let Some(from) = entry.file_name().to_str().and_then(offset_in) else {
             continue;
         };
-        let size = entry.metadata()?.len();
-        if let Some(to) = from.checked_add(size)
-            && size > 0
-        {
+        // An empty one counts: after a power cut it tells that bytes are missing which the cap did not leave out.
+        if let Some(to) = from.checked_add(entry.metadata()?.len()) {
             segments.push(Segment { from, to });
         }
     }

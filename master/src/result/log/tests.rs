@@ -1,5 +1,6 @@
 //! Logs on real files, a real database, and a folder as the object store.
 
+mod power_cuts;
 mod sealing;
 mod throughput;
 

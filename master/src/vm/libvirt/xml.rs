@@ -1,6 +1,6 @@
 //! A machine as libvirt's XML, and our mark in it.
 
-use crate::model::{AttemptId, KernelSpec, Network};
+use crate::model::{AttemptId, DiskBus, Firmware, KernelSpec, Network, NetworkDevice};
 use crate::vm::hypervisor::MachineSpec;
 use crate::vm::{Accelerator, VmError};
 use minijinja::{Environment, context};
@@ -88,7 +88,17 @@ pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String
         None => None,
     };
 
+    let uefi = match spec.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => Some("yes"),
+        Firmware::UefiWithoutSecureBoot => Some("no"),
+    };
+    let uefi = match uefi {
+        Some(secure) => Some(context! { secure, variables => text(&spec.firmware_variables)? }),
+        None => None,
+    };
     let console = text(&spec.console)?;
+    let seed = spec.seed.as_deref().map(text).transpose()?;
 
     let mut environment = Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
@@ -112,8 +122,16 @@ pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String
                 vcpus => spec.vcpus,
                 arch => spec.arch.as_str(),
                 machine => spec.machine,
+                uefi,
+                cpu_model => spec.cpu_model,
+                clock => spec.clock.as_str(),
                 kernel,
                 disk,
+                bus => bus(spec.disk_bus),
+                seed,
+                network_device => spec.network_device.as_str(),
+                qemu_device => qemu_device(spec.network_device),
+                macs => context! { ssh => spec.macs.ssh, network => spec.macs.network },
                 owner_labels => around.owner_labels,
                 open_network,
                 libvirt_network,
@@ -121,6 +139,27 @@ pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String
             })
         })
         .map_err(|error| failed(&error))
+}
+
+/// How libvirt names a bus and the two disks on it. A seed is a CD where the bus knows CDs: that is where most guests
+/// look; all that know virtio look at any disk.
+fn bus(bus: DiskBus) -> minijinja::Value {
+    let (name, first, second, seed_device) = match bus {
+        DiskBus::VirtioBlk => ("virtio", "vda", "vdb", "disk"),
+        DiskBus::VirtioScsi => ("scsi", "sda", "sdb", "cdrom"),
+        DiskBus::Sata => ("sata", "sda", "sdb", "cdrom"),
+        DiskBus::Ide => ("ide", "hda", "hdc", "cdrom"),
+    };
+    let controller = (bus == DiskBus::VirtioScsi).then_some("virtio-scsi");
+    context! { name, first, second, seed_device, controller }
+}
+
+/// QEMU's own name of a card for PCI.
+fn qemu_device(device: NetworkDevice) -> &'static str {
+    match device {
+        NetworkDevice::Virtio => "virtio-net-pci",
+        NetworkDevice::E1000 | NetworkDevice::E1000e | NetworkDevice::Rtl8139 => device.as_str(),
+    }
 }
 
 /// Our element of a domain's metadata.
@@ -161,8 +200,8 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Architecture, DiskFormat};
-    use crate::vm::hypervisor::{BackingImage, OverlaySpec};
+    use crate::model::{Architecture, ClockOffset, DiskFormat};
+    use crate::vm::hypervisor::{BackingImage, Macs, OverlaySpec};
 
     fn around(accelerator: Accelerator) -> Surroundings {
         Surroundings {
@@ -177,6 +216,9 @@ mod tests {
             attempt: AttemptId(17),
             arch: Architecture::X86_64,
             machine: "q35".into(),
+            firmware: Firmware::Bios,
+            firmware_variables: "/vms/vm-17/variables".into(),
+            cpu_model: None,
             memory_mib: 384,
             vcpus: 2,
             kernel: Some(KernelSpec {
@@ -197,7 +239,12 @@ mod tests {
                     },
                 ],
             }),
+            disk_bus: DiskBus::VirtioBlk,
+            seed: None,
             network,
+            network_device: NetworkDevice::Virtio,
+            macs: Macs::new(),
+            clock: ClockOffset::Utc,
             console: "/vms/vm-17/console.log".into(),
             ssh_port: 40_022,
             guest_port: 22,
@@ -242,11 +289,73 @@ mod tests {
         let mut arm = spec(Network::Closed);
         arm.arch = Architecture::Aarch64;
         arm.machine = "virt".into();
-        for spec in [full, diskless, without_kernel, arm] {
+        let mut all = vec![full, diskless, without_kernel, arm];
+        for firmware in [Firmware::Uefi, Firmware::UefiWithoutSecureBoot] {
+            let mut uefi = spec(Network::Closed);
+            (uefi.kernel, uefi.firmware) = (None, firmware);
+            uefi.cpu_model = Some("Nehalem".into());
+            uefi.clock = ClockOffset::Localtime;
+            all.push(uefi);
+        }
+        for bus in [
+            DiskBus::VirtioBlk,
+            DiskBus::VirtioScsi,
+            DiskBus::Sata,
+            DiskBus::Ide,
+        ] {
+            let mut seeded = spec(Network::LibvirtNetwork("lab".into()));
+            seeded.seed = Some("/vms/vm-17/seed.iso".into());
+            seeded.disk_bus = bus;
+            seeded.network_device = NetworkDevice::E1000;
+            all.push(seeded);
+        }
+        for spec in all {
             for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
                 assert_valid(&rendered(&spec, accelerator));
             }
         }
+    }
+
+    #[test]
+    fn each_key_of_a_platform_is_in_its_machine() {
+        let bios = rendered(&spec(Network::Closed), Accelerator::Tcg);
+        for absent in ["<firmware>", "<nvram>", "<smm", "cdrom", "<model"] {
+            assert!(!bios.contains(absent), "{absent}: {bios}");
+        }
+        assert!(bios.contains("<clock offset=\"utc\"/>"), "{bios}");
+        assert!(bios.contains("virtio-net-pci,netdev=n0,"), "{bios}");
+        assert!(bios.contains("<target dev=\"vda\" bus=\"virtio\"/>"));
+
+        let mut other = spec(Network::LibvirtNetwork("lab".into()));
+        other.firmware = Firmware::Uefi;
+        other.cpu_model = Some("Nehalem".into());
+        other.clock = ClockOffset::Localtime;
+        other.disk_bus = DiskBus::VirtioScsi;
+        other.network_device = NetworkDevice::Rtl8139;
+        other.seed = Some("/vms/vm-17/seed.iso".into());
+        // As a reader of XML sees it.
+        let xml = rendered(&other, Accelerator::Tcg).replace("&#x2f;", "/");
+        let lab_card = format!("<mac address=\"{}\"/>", other.macs.network);
+        for present in [
+            "<os firmware=\"efi\">",
+            "<feature enabled=\"yes\" name=\"secure-boot\"/>",
+            "<nvram>/vms/vm-17/variables</nvram>",
+            "<smm state=\"on\"/>",
+            "<model fallback=\"forbid\">Nehalem</model>",
+            "<clock offset=\"localtime\"/>",
+            "<target dev=\"sda\" bus=\"scsi\"/>",
+            "<controller type=\"scsi\" model=\"virtio-scsi\"/>",
+            "<source file=\"/vms/vm-17/seed.iso\"/>",
+            "rtl8139,netdev=n0,mac=52:54:00:12:34:56,",
+            "<model type=\"rtl8139\"/>",
+            &lab_card,
+        ] {
+            assert!(xml.contains(present), "{present}: {xml}");
+        }
+        other.firmware = Firmware::UefiWithoutSecureBoot;
+        let xml = rendered(&other, Accelerator::Tcg);
+        assert!(xml.contains("enabled=\"no\" name=\"secure-boot\""), "{xml}");
+        assert!(!xml.contains("<smm"), "{xml}");
     }
 
     #[test]

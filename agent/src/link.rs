@@ -1,4 +1,4 @@
-//! The socket between a connection's side and an execution's supervisor, seen from the connection.
+//! The line between a connection's side and an execution's supervisor, seen from the connection.
 //!
 //! ```text
 //!   towards the supervisor   "ack OFFSET\n"   "stop GRACE_MS\n"
@@ -7,11 +7,10 @@
 //!
 //! Output does not travel here: the spool is its one path, so that what arrives is what was recorded.
 
-use crate::record;
+use crate::platform::{self, Stream};
 use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,18 +20,18 @@ const OPENING_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: UnixStream,
+    stream: Stream,
 }
 
 /// Connects to the supervisor of the execution in `dir`; `None` when it has gone.
 pub(crate) fn connect(dir: &Path) -> Result<Option<Link>> {
     let deadline = Instant::now() + OPENING;
     loop {
-        let error = match UnixStream::connect(dir.join(record::CONTROL)) {
+        let error = match platform::dial(dir) {
             Ok(stream) => return Ok(Some(Link { stream })),
             Err(error) => error,
         };
-        if !record::is_supervised(dir)? {
+        if !platform::is_supervised(dir)? {
             return Ok(None);
         }
         if Instant::now() > deadline {
