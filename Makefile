@@ -5,14 +5,14 @@ IMAGES ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HO
 DEMO_DIR ?= /var/tmp/vivarium-demo-$(shell id -u)
 TEST_THREADS ?= 2
 
-.PHONY: demo test check bench chaos simulate fuzz deny audit prepare prepare-test images release
+.PHONY: demo test check agents bench chaos simulate fuzz deny audit prepare prepare-test images test-images release
 
 # The main job on this machine; EXIT=1 ends by itself, with status 0 only if all came out right.
 demo: prepare release images
 	target/release/vivarium demo --images "$(IMAGES)" --dir "$(DEMO_DIR)" $(if $(EXIT),--exit)
 
 # Everything, real virtual machines included.
-test: prepare-test images check
+test: prepare-test test-images check
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS)
 
@@ -30,15 +30,22 @@ prepare-test:
 images:
 	@images/build tiny-linux debian-12 --out "$(IMAGES)" >/dev/null
 
+test-images:
+	@images/build tiny-linux debian-12 debian-12-cloud --out "$(IMAGES)" >/dev/null
+
 release:
 	cargo build --release --locked -p vivarium
+
+# The agent for each system that guests may have, into the folder where target/release/vivarium finds it.
+agents:
+	@agent/build
 
 # Measurements; docs/performance.md says what each line means. ONLY="deliveries boots" takes some of them.
 bench: prepare-test release images
 	VIVARIUM_IMAGES="$(IMAGES)" cargo bench --locked -p tests -- $(ONLY)
 
 # Minutes in which everything goes wrong, and then a look whether the promises were kept; SEED=17 repeats a schedule.
-chaos:
+chaos: prepare-test images
 	cargo build --workspace --locked
 	VIVARIUM_IMAGES="$(IMAGES)" SEED="$(SEED)" MINUTES="$(MINUTES)" cargo test --workspace --test chaos --locked
 
