@@ -75,6 +75,10 @@ fn main() -> ExitCode {
         }
         #[cfg(unix)]
         (["terminal", _, ..], [_, command @ ..]) => platform::enter_terminal(command),
+        #[cfg(windows)]
+        (["terminal", command, status, _], [.., here]) => {
+            platform::enter_terminal(command, status, Path::new(here))
+        }
         (["serve", nonce, "--state", _, "--sha256", hash], [_, _, _, state, _, _])
             if is_nonce(nonce) && !state.is_empty() =>
         {

@@ -1,19 +1,60 @@
-//! The command itself: started in a job object, with its output in one pipe.
+//! The command itself: started in a job object, with its output in one pipe, or on a terminal.
 
-use super::sys::{self, Job, KILLED};
+use super::sys::{self, Job, KILLED, Process};
+use super::terminal::{self, Terminal};
 use super::words::{self, Script};
 use crate::record;
 use anyhow::{Context, Result, bail};
 use std::io::PipeReader;
 use std::os::windows::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use vivarium_protocol::{Exit, StepCommand};
 
 const CREATE_SUSPENDED: u32 = 0x0000_0004;
 
-/// Starts the command in the job, and gives it and the pipe that holds its output. `here` is the execution's folder.
-pub(super) fn spawn(command: &StepCommand, job: &Job, here: &Path) -> Result<(Child, PipeReader)> {
+/// A command that was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) process: Process,
+    pub(super) output: PipeReader,
+    /// Where it is on one.
+    pub(super) terminal: Option<Terminal>,
+}
+
+/// Starts the command in the job. `here` is the execution's folder.
+pub(super) fn spawn(command: &StepCommand, job: &Job, here: &Path) -> Result<Started> {
+    if let Some(pty) = command.pty {
+        let (process, output, terminal) = terminal::spawn(pty, command, job, here)?;
+        return Ok(Started {
+            process,
+            output,
+            terminal: Some(terminal),
+        });
+    }
+    let mut prepared = prepare(command, here)?;
+    let (output, input) = sys::wide_pipe().context("cannot create a pipe")?;
+    let program = command.shell.first().map_or("", String::as_str);
+    // Both ends of the writing side close with the `Command`, at this function's end: else the pipe would never end.
+    // The first process waits until it is in the job, so that none that it starts can be outside.
+    let child = prepared
+        .stdin(Stdio::null())
+        .stdout(input.try_clone().context("cannot duplicate a pipe")?)
+        .stderr(input)
+        .creation_flags(CREATE_SUSPENDED)
+        .spawn()
+        .with_context(|| format!("cannot start {program} in {}", command.dir))?;
+    let process = Process::from(child);
+    job.hold(&process)?;
+    Ok(Started {
+        process,
+        output,
+        terminal: None,
+    })
+}
+
+/// The command as it is to be run, wherever its output goes.
+pub(super) fn prepare(command: &StepCommand, here: &Path) -> Result<Command> {
     let Some((program, arguments)) = command.shell.split_first() else {
         bail!("the command has no shell");
     };
@@ -24,12 +65,6 @@ pub(super) fn spawn(command: &StepCommand, job: &Job, here: &Path) -> Result<(Ch
             dir.display()
         );
     }
-    if command.pty.is_some() {
-        bail!(
-            "the step asks for a terminal, and the agent for Windows has none to give; it runs without pty"
-        );
-    }
-    let (output, input) = sys::wide_pipe().context("cannot create a pipe")?;
     let mut shell = Command::new(program);
     shell.args(arguments);
     match words::hand_over(&command.shell, &command.script) {
@@ -41,26 +76,8 @@ pub(super) fn spawn(command: &StepCommand, job: &Job, here: &Path) -> Result<(Ch
             shell.raw_arg(words::run(&file))
         }
     };
-    // Both ends of the writing side close with the `Command`, at this function's end: else the pipe would never end.
-    // The first process waits until it is in the job, so that none that it starts can be outside.
-    let mut child = shell
-        .current_dir(&dir)
-        .envs(&command.env)
-        .stdin(Stdio::null())
-        .stdout(input.try_clone().context("cannot duplicate a pipe")?)
-        .stderr(input)
-        .creation_flags(CREATE_SUSPENDED)
-        .spawn()
-        .with_context(|| format!("cannot start {program} in {}", dir.display()))?;
-    let held = job
-        .take_in(&child)
-        .context("cannot put the command into a job object")
-        .and_then(|()| sys::let_go(child.id()).context("cannot let the command run"));
-    if let Err(error) = held {
-        child.kill().ok();
-        return Err(error);
-    }
-    Ok((child, output))
+    shell.current_dir(&dir).envs(&command.env);
+    Ok(shell)
 }
 
 /// How a process ended. There are no signals: one that was killed here has a code of ours.

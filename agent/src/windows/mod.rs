@@ -15,6 +15,7 @@ mod launch;
 mod lock;
 mod supervise;
 mod sys;
+mod terminal;
 mod words;
 
 pub(crate) use control::{Stream, dial};
@@ -26,3 +27,4 @@ pub(crate) use launch::{detach, prepare_connection, spawn_supervisor};
 pub(crate) use lock::{is_supervised, lock_execution};
 pub(crate) use supervise::Supervisor;
 pub(crate) use sys::step_clock;
+pub(crate) use terminal::enter_terminal;

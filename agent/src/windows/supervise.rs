@@ -10,9 +10,10 @@
 //! to, and no more than is wanted: while the spool is at its bound or the disk is full nothing is read, and so the
 //! command waits in its own write.
 
-use super::child::{exit_of, spawn};
+use super::child::{Started, exit_of, spawn};
 use super::control::{self, Call, Client};
 use super::sys::{self, Job};
+use super::terminal::Terminal;
 use crate::keeper::{Keeper, complain};
 use crate::lifetime::Act;
 use crate::record::{self, End};
@@ -45,6 +46,8 @@ pub(crate) struct Supervisor {
     is_asked: bool,
     events: Receiver<Event>,
     clients: Vec<Client>,
+    /// Until nobody is left on it.
+    terminal: Option<Terminal>,
     script: PathBuf,
 }
 
@@ -57,10 +60,14 @@ impl Supervisor {
         let spool =
             SpoolWriter::create(here, command.spool_bytes).context("cannot create the spool")?;
         let job = Job::create().context("cannot create a job object")?;
-        let (mut child, output) = spawn(command, &job, here)?;
+        let Started {
+            process,
+            output,
+            terminal,
+        } = spawn(command, &job, here)?;
         let waiter = tell.clone();
         let wait = move || {
-            let exit = child.wait().map_or(Exit::Lost, exit_of);
+            let exit = process.wait().map_or(Exit::Lost, exit_of);
             waiter.send(Event::MainEnded(exit)).ok();
         };
         let (ask, asked) = channel();
@@ -80,6 +87,7 @@ impl Supervisor {
             is_asked: false,
             events,
             clients: Vec::new(),
+            terminal,
             script: here.join(record::SCRIPT),
         })
     }
@@ -97,7 +105,11 @@ impl Supervisor {
             let wake = match self.keeper.life.next(now) {
                 Act::Wait(until) => until,
                 Act::Terminate => {
-                    if let Err(error) = sys::ask_to_end() {
+                    let asked = match &mut self.terminal {
+                        Some(terminal) => terminal.ask_to_end(),
+                        None => sys::ask_to_end(),
+                    };
+                    if let Err(error) = asked {
                         complain(format_args!("cannot press Ctrl-Break: {error}"));
                         // Nobody was asked, so nobody is waited for.
                         self.keeper.life.stop(Duration::ZERO, now);
@@ -129,7 +141,13 @@ impl Supervisor {
         let life = &mut self.keeper.life;
         if life.exit().is_some() && !life.is_tree_empty() {
             match self.job.is_empty() {
-                Ok(true) => life.tree_emptied(now),
+                Ok(true) => {
+                    life.tree_emptied(now);
+                    if let Some(terminal) = self.terminal.take() {
+                        // What it still shows has to be read meanwhile.
+                        std::thread::spawn(move || drop(terminal));
+                    }
+                }
                 Ok(false) => {}
                 Err(error) => complain(format_args!("cannot look at the job: {error}")),
             }

@@ -2,11 +2,11 @@
 
 use super::files::{archive, collect, entry, unpack};
 use super::{AGENT, guest};
-use crate::common::{Guest, id, kill, wait_for};
+use crate::common::{Connection, Guest, id, kill, wait_for};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use tar::EntryType;
-use vivarium_protocol::{Exit, ToAgent, ToMaster};
+use vivarium_protocol::{Exit, Pty, StepCommand, ToAgent, ToMaster};
 
 fn text(output: Vec<u8>) -> String {
     String::from_utf8(output).unwrap()
@@ -241,4 +241,93 @@ fn an_agent_that_is_not_what_was_sent_does_not_start() {
     assert_eq!(output.stdout, b"");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("is not the agent that was sent"), "{said}");
+}
+
+/// What a pseudo-console shows comes as a drawing; these are its letters, without the escape codes.
+fn letters(output: &[u8]) -> String {
+    let (mut letters, mut rest) = (String::new(), String::from_utf8_lossy(output).into_owned());
+    while let Some(escape) = rest.find('\u{1b}') {
+        letters.push_str(&rest[..escape]);
+        let code = &rest[escape + 1..];
+        // `ESC ] … BEL` sets a title, `ESC [ … letter` anything else.
+        let is_end: fn(char) -> bool = match code.starts_with(']') {
+            true => |c| c == '\u{7}',
+            false => |c| c.is_ascii_alphabetic(),
+        };
+        let end = code.find(is_end).map_or(code.len(), |end| end + 1);
+        rest = code[end..].to_owned();
+    }
+    letters + &rest
+}
+
+fn on_terminal(connection: &Connection, script: &str) -> StepCommand {
+    StepCommand {
+        pty: Some(Pty {
+            columns: 120,
+            rows: 40,
+        }),
+        ..connection.command(script)
+    }
+}
+
+#[test]
+fn a_step_on_a_pseudo_console_sees_a_terminal_and_has_no_input() {
+    let guest = guest();
+    let mut connection = guest.connect();
+    let script = "%TOOL% terminal & %TOOL% input & %TOOL% value NAME & exit 7";
+    let mut command = on_terminal(&connection, script);
+    command.env.insert("NAME".into(), "from the step".into());
+    connection.start_command("seen", command);
+    let finished = connection.finish("seen", 0);
+    let shown = letters(&finished.output);
+    for line in ["120x40 true Ok(\"xterm-256color\")", "0 bytes", "from the step"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert_eq!(finished.exit, Exit::Code { code: 7 });
+    drop(connection);
+    guest.wait_until_quiet();
+}
+
+#[test]
+fn long_output_of_a_pseudo_console_arrives_to_its_end() {
+    let guest = guest();
+    let mut connection = guest.connect();
+    let script = "for /l %i in (1,1,300) do @%TOOL% say line %i\n";
+    connection.start_command("long", on_terminal(&connection, script));
+    let finished = connection.finish("long", 0);
+    let shown = letters(&finished.output);
+    assert!(shown.contains("line 1") && shown.contains("line 300"), "{shown}");
+    assert_eq!(finished.exit, Exit::Code { code: 0 });
+}
+
+#[test]
+fn stop_reaches_a_step_on_a_pseudo_console() {
+    let guest = guest();
+    let mut connection = guest.connect();
+    let mut command = on_terminal(&connection, "polite");
+    command.shell = vec![crate::common::windows::path("tool.exe")];
+    connection.start_command("polite", command);
+    let mut output = connection.read_output(0, 1);
+    while !letters(&output).contains("ready") {
+        let from = output.len() as u64;
+        output.extend(connection.read_output(from, from + 1));
+    }
+    connection.stop("polite", 600_000);
+    let finished = connection.finish("polite", output.len() as u64);
+    let shown = letters(&finished.output);
+    assert!(shown.contains("cleaned"), "{shown}");
+    assert_eq!(finished.exit, Exit::Code { code: 7 }, "{shown}");
+}
+
+#[test]
+fn what_is_left_on_a_pseudo_console_ends_with_the_step() {
+    let guest = guest();
+    let mut connection = guest.connect();
+    let command = on_terminal(&connection, "%TOOL% orphan & %TOOL% daemon & %TOOL% say done");
+    connection.start_command("left", command);
+    let finished = connection.finish("left", 0);
+    assert!(letters(&finished.output).contains("done"));
+    assert_eq!(finished.exit, Exit::Code { code: 0 });
+    drop(connection);
+    guest.wait_until_quiet();
 }

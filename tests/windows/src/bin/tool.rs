@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write, copy, sink, stderr, stdin, stdout};
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write, copy, sink, stderr, stdin, stdout};
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
 use std::time::Duration;
@@ -31,6 +31,7 @@ fn main() -> Result<()> {
             }
         }
         ["input"] => writeln!(stdout(), "{} bytes", copy(&mut stdin(), &mut sink())?)?,
+        ["terminal"] => terminal()?,
         ["arguments", rest @ ..] => writeln!(stdout(), "{rest:?}")?,
         ["value", name] => writeln!(stdout(), "{}", std::env::var(name)?)?,
         ["sleep", seconds] => std::thread::sleep(Duration::from_secs_f64(seconds.parse()?)),
@@ -68,6 +69,18 @@ fn copy_out(mut from: impl Read) -> Result<()> {
         stdout().write_all(&buffer[..count])?;
         stdout().flush()?;
     }
+}
+
+/// Says what its output goes to.
+fn terminal() -> Result<()> {
+    let size = terminal_size::terminal_size_of(stdout());
+    let error = stderr().is_terminal();
+    let kind = std::env::var("TERM");
+    match size {
+        Some((width, height)) => writeln!(stdout(), "{}x{} {error} {kind:?}", width.0, height.0)?,
+        None => writeln!(stdout(), "no terminal")?,
+    }
+    Ok(())
 }
 
 fn until(file: &str) {

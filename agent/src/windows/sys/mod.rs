@@ -1,21 +1,27 @@
-//! What Windows wants in `unsafe`: job objects, Ctrl-Break, a process that waits to be let go, handles, the clock.
+//! What Windows wants in `unsafe`: job objects, consoles, Ctrl-Break, a process that waits to be let go, handles, the clock.
 //!
 //! Each function is one call or two of the Windows API, with its handles in owned types and its structures on the stack.
 
 #![allow(
     unsafe_code,
-    reason = "the standard library knows neither job objects nor consoles; all of it is in this file"
+    reason = "the standard library knows neither job objects nor consoles; all of it is in this folder"
 )]
+
+mod console;
+
+pub(super) use console::{Console, inherited};
 
 use anyhow::{Context, Result};
 use std::io::{self, PipeReader, PipeWriter};
 use std::mem::{size_of, zeroed};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
-use std::process::Child;
+use std::os::windows::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
 use std::ptr::{from_mut, from_ref, null, null_mut};
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{
     FILETIME, HANDLE, HANDLE_FLAG_INHERIT, INVALID_HANDLE_VALUE, SYSTEMTIME, SetHandleInformation,
+    WAIT_OBJECT_0,
 };
 use windows_sys::Win32::System::Console::{
     CTRL_BREAK_EVENT, CTRL_C_EVENT, GenerateConsoleCtrlEvent, GetStdHandle, STD_ERROR_HANDLE,
@@ -36,7 +42,10 @@ use windows_sys::Win32::System::JobObjects::{
 };
 use windows_sys::Win32::System::Pipes::CreatePipe;
 use windows_sys::Win32::System::SystemInformation::SetSystemTime;
-use windows_sys::Win32::System::Threading::{OpenThread, ResumeThread, THREAD_SUSPEND_RESUME};
+use windows_sys::Win32::System::Threading::{
+    GetExitCodeProcess, INFINITE, OpenThread, ResumeThread, THREAD_SUSPEND_RESUME,
+    TerminateProcess, WaitForSingleObject,
+};
 use windows_sys::Win32::System::Time::FileTimeToSystemTime;
 
 /// The exit code of processes that were ended by force here: no program's own, as good as can be.
@@ -86,10 +95,19 @@ impl Job {
         Ok(job)
     }
 
-    /// Takes in a process; those it starts from now on belong to the job too.
-    pub(super) fn take_in(&self, child: &Child) -> io::Result<()> {
+    /// Takes in a process that waits to be let go, and lets it go; those it starts belong to the job too. Where it cannot,
+    /// it ends the process.
+    pub(super) fn hold(&self, process: &Process) -> Result<()> {
+        let (job, handle) = (self.0.as_raw_handle(), process.handle.as_raw_handle());
         // SAFETY: both handles are open for as long as they are borrowed.
-        check(unsafe { AssignProcessToJobObject(self.0.as_raw_handle(), child.as_raw_handle()) })
+        let held = check(unsafe { AssignProcessToJobObject(job, handle) })
+            .context("cannot put the command into a job object")
+            .and_then(|()| let_go(process.id).context("cannot let the command run"));
+        if held.is_err() {
+            // SAFETY: as above. One that has ended already is what is wanted.
+            unsafe { TerminateProcess(handle, KILLED) };
+        }
+        held
     }
 
     /// Whether no process is left in it.
@@ -112,6 +130,38 @@ impl Job {
     pub(super) fn terminate(&self) -> io::Result<()> {
         // SAFETY: the handle is open for as long as it is borrowed.
         check(unsafe { TerminateJobObject(self.0.as_raw_handle(), KILLED) })
+    }
+}
+
+/// A process that this one started.
+#[derive(Debug)]
+pub(super) struct Process {
+    handle: OwnedHandle,
+    id: u32,
+}
+
+impl From<Child> for Process {
+    fn from(child: Child) -> Self {
+        let id = child.id();
+        Self {
+            handle: child.into(),
+            id,
+        }
+    }
+}
+
+impl Process {
+    /// Waits until it ends.
+    pub(super) fn wait(&self) -> io::Result<ExitStatus> {
+        let mut code = 0;
+        // SAFETY: the handle is open, and the number's place lives through the call.
+        unsafe {
+            if WaitForSingleObject(self.handle.as_raw_handle(), INFINITE) != WAIT_OBJECT_0 {
+                return Err(io::Error::last_os_error());
+            }
+            check(GetExitCodeProcess(self.handle.as_raw_handle(), &mut code))?;
+        }
+        Ok(ExitStatus::from_raw(code))
     }
 }
 
@@ -151,7 +201,7 @@ pub(super) fn ask_to_end() -> io::Result<()> {
 }
 
 /// Lets a process run that was created suspended, and so has one thread.
-pub(super) fn let_go(pid: u32) -> io::Result<()> {
+fn let_go(pid: u32) -> io::Result<()> {
     // SAFETY: the snapshot's handle is ours and checked.
     let snapshot = unsafe {
         let handle = CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0);
