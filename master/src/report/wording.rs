@@ -226,9 +226,8 @@ fn aggregate(build: &Build, jobs: &[Job]) -> (StatusState, String) {
             _ => (StatusState::Pending, under_way(jobs, finished)),
         };
     }
-    let expected: Vec<Job> = jobs.iter().filter(|job| !job.counts()).cloned().collect();
-    let expected = names(&expected, &[StatusState::Failure, StatusState::Error]);
-    let jobs: Vec<Job> = jobs.iter().filter(|job| job.counts()).cloned().collect();
+    let (jobs, known): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.counts());
+    let expected = names(&known, &[StatusState::Failure, StatusState::Error]);
     let all = machines(jobs.len());
     let failed = names(&jobs, &[StatusState::Failure]);
     let error = names(&jobs, &[StatusState::Error]);
@@ -272,11 +271,12 @@ fn aggregate(build: &Build, jobs: &[Job]) -> (StatusState, String) {
 }
 
 fn under_way(jobs: &[Job], finished: usize) -> String {
+    let jobs: Vec<&Job> = jobs.iter().collect();
     let running = jobs
         .iter()
         .filter(|job| job.state == JobState::Running)
         .count();
-    let failed = names(jobs, &[StatusState::Failure, StatusState::Error]).len();
+    let failed = names(&jobs, &[StatusState::Failure, StatusState::Error]).len();
     let mut text = format!("{finished} of {} done", machines(jobs.len()));
     if failed > 0 {
         text.push_str(&format!(" ({failed} not passed)"));
@@ -288,7 +288,7 @@ fn under_way(jobs: &[Job], finished: usize) -> String {
 }
 
 /// Jobs that ended in one of the states, named by what tells them apart.
-fn names(jobs: &[Job], states: &[StatusState]) -> Vec<String> {
+fn names(jobs: &[&Job], states: &[StatusState]) -> Vec<String> {
     let one_suite = jobs
         .windows(2)
         .all(|pair| matches!(pair, [a, b] if a.suite == b.suite));

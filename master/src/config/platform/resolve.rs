@@ -15,18 +15,11 @@ use url::Url;
 const FETCHED: &str = "images";
 
 pub(super) fn resolve(folder: &Path, name: &str, file: PlatformFile) -> Result<Platform, String> {
-    let shell = file
-        .shell
-        .clone()
-        .unwrap_or_else(|| Shell::Named(default_shell(file.os).into()))
-        .into_command()?;
     let ssh = ssh(folder, &file.ssh);
-    let work_dir = file.work_dir.clone();
-    let work_dir = work_dir.unwrap_or_else(|| match (file.os, ssh.user.as_str()) {
-        (OsFamily::Windows, user) => format!("C:/Users/{user}/work"),
-        (_, "root") => "/root/work".into(),
-        (_, user) => format!("/home/{user}/work"),
-    });
+    let usual = usual(file.os, &ssh.user);
+    let shell = file.shell.clone();
+    let shell = shell.unwrap_or_else(|| Shell::Named(usual.shell.into()));
+    let shell = shell.into_command()?;
     let boot_scale = u64::from(file.boot_scale.unwrap_or(1));
     let deadline =
         |secs: Option<u64>, default: u64| secs.unwrap_or(default).saturating_mul(boot_scale);
@@ -36,11 +29,8 @@ pub(super) fn resolve(folder: &Path, name: &str, file: PlatformFile) -> Result<P
         os: file.os,
         os_version: file.os_version.clone(),
         arch: file.arch,
-        work_dir,
-        state_dir: file.state_dir.clone().unwrap_or_else(|| match file.os {
-            OsFamily::Windows => format!("C:/Users/{}/.vivarium", ssh.user),
-            _ => "/tmp/vivarium".into(),
-        }),
+        work_dir: file.work_dir.clone().unwrap_or(usual.work_dir),
+        state_dir: file.state_dir.clone().unwrap_or(usual.state_dir),
         shell,
         env: file.env.clone(),
         limit: match file.kind {
@@ -59,10 +49,37 @@ pub(super) fn resolve(folder: &Path, name: &str, file: PlatformFile) -> Result<P
     })
 }
 
-fn default_shell(os: OsFamily) -> &'static str {
-    match os.is_unix() {
-        true => "sh",
-        false => "cmd",
+/// What is usual on a system, where the file says nothing.
+struct Usual {
+    shell: &'static str,
+    work_dir: String,
+    state_dir: String,
+}
+
+fn usual(os: OsFamily, user: &str) -> Usual {
+    let unix = |home: String| Usual {
+        shell: "sh",
+        work_dir: format!("{home}/work"),
+        state_dir: "/tmp/vivarium".into(),
+    };
+    match os {
+        OsFamily::Linux
+        | OsFamily::Freebsd
+        | OsFamily::Netbsd
+        | OsFamily::Openbsd
+        | OsFamily::Dragonfly => unix(match user {
+            "root" => "/root".into(),
+            user => format!("/home/{user}"),
+        }),
+        OsFamily::Macos => unix(match user {
+            "root" => "/var/root".into(),
+            user => format!("/Users/{user}"),
+        }),
+        OsFamily::Windows => Usual {
+            shell: "cmd",
+            work_dir: format!("C:/Users/{user}/work"),
+            state_dir: format!("C:/Users/{user}/.vivarium"),
+        },
     }
 }
 
