@@ -13,7 +13,7 @@ use crate::{platform, record};
 use anyhow::{Context, Result};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,6 +61,14 @@ pub(super) enum Call {
 pub(super) struct Client {
     pub(super) number: u64,
     bell: SyncSender<()>,
+    line: TcpStream,
+}
+
+impl Drop for Client {
+    /// Said to the caller, not left to the end of the process: Wine keeps a connection on which a thread was still reading.
+    fn drop(&mut self) {
+        self.line.shutdown(Shutdown::Both).ok();
+    }
 }
 
 impl Client {
@@ -140,7 +148,8 @@ fn serve(
                 }
             }
         })?;
-    if !tell(Call::Begun(Client { number, bell })) {
+    let line = stream.try_clone()?;
+    if !tell(Call::Begun(Client { number, bell, line })) {
         return Ok(());
     }
     let mut lines = Lines::default();

@@ -35,3 +35,9 @@ pub fn path(name: &str) -> String {
     let path = folder().join(name);
     format!("Z:{}", path.to_str().unwrap().replace('/', "\\"))
 }
+
+/// Whether the process with this command line is a program of ours, at work. When a process is ended while Wine still makes
+/// it, its loader waits for ever, in no job and with nothing to run, and so does the console that was made for it.
+pub fn is_running(line: &str) -> bool {
+    !line.starts_with("/usr/lib/wine/wine64 ") && !line.contains("/system32/conhost.exe ")
+}
