@@ -167,6 +167,7 @@ fn golden_disk(folder: &Path) -> DiskSpec {
         bus: DiskBus::VirtioBlk,
         sha256: None,
         url: None,
+        packing: None,
     }
 }
 
@@ -385,6 +386,7 @@ async fn what_a_platform_lacks_is_named() {
             bus: DiskBus::VirtioBlk,
             sha256: None,
             url: None,
+            packing: None,
         });
     });
     for platform in [kernelless, diskless] {

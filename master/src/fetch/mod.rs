@@ -2,10 +2,15 @@
 //!
 //! ```text
 //!  url ─► disk.qcow2.part ─(grows; a later try goes on where this one ended)─► hash ─► disk.qcow2
-//!                                                                              └► another hash: removed
+//!                                                                 │            └► another hash: removed
+//!                                                                 └─ disk.qcow2.xz ─► unpacked ─► disk.qcow2
 //! ```
 //!
 //! What is fetched is a stranger's until its hash is known to be the wanted one: nobody opens it before.
+
+mod unpack;
+
+pub use unpack::unpack;
 
 use sha2::{Digest, Sha256};
 use std::fs::Permissions;
@@ -57,6 +62,8 @@ pub enum FetchError {
         found: String,
         wanted: String,
     },
+    #[error("{path} cannot be unpacked: {error}\nhint: is it what its name says?")]
+    Damaged { path: String, error: std::io::Error },
 }
 
 /// What is wanted.

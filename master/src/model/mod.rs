@@ -28,8 +28,8 @@ pub use job::{Job, JobState, NewJob, Priority};
 pub use plan::{JobPlan, Step, Timeouts};
 pub use platform::{
     AgentKind, Architecture, ClockOffset, ConsoleSpec, DiskBus, DiskFormat, DiskSpec, Firmware,
-    HostKey, KernelSpec, Login, Network, NetworkDevice, OsFamily, Platform, PlatformKind, Seed,
-    SshSpec,
+    HostKey, KernelSpec, Login, Network, NetworkDevice, OsFamily, Packing, Platform, PlatformKind,
+    Seed, SshSpec,
 };
 pub use right::Right;
 pub use status::{CommitStatus, StatusState, TestCounts};

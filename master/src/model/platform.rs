@@ -220,6 +220,39 @@ pub struct DiskSpec {
     pub sha256: Option<String>,
     /// Where the image is fetched from once; then `sha256` is there and `path` is in the master's own folder.
     pub url: Option<Url>,
+    /// How it is packed at that address; `sha256` is of what is there.
+    #[serde(default)]
+    pub packing: Option<Packing>,
+}
+
+/// How vendors compress images as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Packing {
+    const ALL: [Packing; 3] = [Packing::Gzip, Packing::Xz, Packing::Zstd];
+
+    /// What the name of a packed file ends with.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Packing::Gzip => ".gz",
+            Packing::Xz => ".xz",
+            Packing::Zstd => ".zst",
+        }
+    }
+
+    /// A file's name without that ending, if it has one.
+    pub fn split(name: &str) -> (&str, Option<Packing>) {
+        Self::ALL
+            .into_iter()
+            .find_map(|packing| Some((name.strip_suffix(packing.ending())?, Some(packing))))
+            .unwrap_or((name, None))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@
 
 use super::signals::Signals;
 use crate::config::{Platforms, Standing, Unchecked};
-use crate::fetch::{FetchError, Progress, Wanted, fetch, sha256};
-use crate::model::{DiskSpec, PlatformKind};
+use crate::fetch::{FetchError, Progress, Wanted, fetch, sha256, unpack};
+use crate::model::{DiskSpec, Packing, PlatformKind};
 use crate::pulse::Pulse;
 use crate::vm::{Machines, VmError};
 use std::collections::HashMap;
@@ -167,14 +167,33 @@ impl Look {
         let name = &unchecked.platform.name;
         let mut pause = FIRST_PAUSE;
         let mut trouble = String::new();
+        let packed = disk.packing.map(|packing| (packing, packed(disk, packing)));
+        let fetched = packed.as_ref().map_or(&disk.path, |(_, path)| path);
         while !disk.path.is_file() {
             let held = |sentence: String| {
                 let told = Standing::Held(format!("{sentence}{trouble}"));
                 self.platforms.tell(unchecked, told)
             };
-            held(format!("fetching {url}")).then_some(())?;
-            match self.try_to_fetch(name, disk, url, held).await? {
-                Ok(()) => break,
+            let outcome = match &packed {
+                Some((packing, path)) if path.is_file() => {
+                    let unpacked = unpack(*packing, path, &disk.path, |have| {
+                        held(format!("unpacking, {} MiB so far", have >> 20));
+                    });
+                    unpacked.await.map(|_| ())
+                }
+                Some(_) | None => {
+                    held(format!("fetching {url}")).then_some(())?;
+                    let wanted = Wanted {
+                        url,
+                        sha256: disk.sha256.as_deref(),
+                        path: fetched,
+                    };
+                    self.try_to_fetch(name, wanted, held).await?
+                }
+            };
+            match outcome {
+                // Fetched, or unpacked; the next look says what remains.
+                Ok(()) => {}
                 Err(FetchError::Interrupted(why)) => {
                     tracing::warn!(
                         platform = name,
@@ -192,7 +211,11 @@ impl Look {
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Err(error @ (FetchError::Refused { .. } | FetchError::WrongHash { .. })) => {
+                Err(
+                    error @ (FetchError::Refused { .. }
+                    | FetchError::WrongHash { .. }
+                    | FetchError::Damaged { .. }),
+                ) => {
                     return Some(Err(error.to_string()));
                 }
             }
@@ -204,15 +227,10 @@ impl Look {
     async fn try_to_fetch(
         &self,
         name: &str,
-        disk: &DiskSpec,
-        url: &Url,
+        wanted: Wanted<'_>,
         held: impl Fn(String) -> bool,
     ) -> Option<Result<(), FetchError>> {
-        let wanted = Wanted {
-            url,
-            sha256: disk.sha256.as_deref(),
-            path: &disk.path,
-        };
+        let url = wanted.url;
         let (given_up, is_given_up) = tokio::sync::oneshot::channel();
         let mut given_up = Some(given_up);
         let mut last = None;
@@ -249,4 +267,11 @@ impl Look {
         let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(fetching.entry(path.to_owned()).or_default())
     }
+}
+
+/// Where an image lies until it is unpacked.
+fn packed(disk: &DiskSpec, packing: Packing) -> PathBuf {
+    let mut path = disk.path.clone().into_os_string();
+    path.push(packing.ending());
+    path.into()
 }

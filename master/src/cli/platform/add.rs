@@ -9,7 +9,8 @@
 use super::super::terminal::print;
 use super::check;
 use crate::config::{Config, is_platform_name};
-use crate::fetch::{FetchError, Progress, Wanted, fetch};
+use crate::fetch::{FetchError, Progress, Wanted, fetch, unpack};
+use crate::model::Packing;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -88,11 +89,23 @@ pub(super) async fn add(options: Options) -> anyhow::Result<ExitCode> {
         fs::set_permissions(&inner, Permissions::from_mode(0o755))?;
         let image = inner.join(&file_name);
         let wanted = options.sha256.map(|hash| hash.to_ascii_lowercase());
-        let sha256 = match &origin {
+        let mut sha256 = match &origin {
             Origin::Url(url) => download(url, wanted.as_deref(), &image).await?,
             Origin::File(path) => copy(path, wanted.as_deref(), &image)?,
         };
-        let text = platform_file(&origin, &os, &file_name, &sha256);
+        let (unpacked, packing) = Packing::split(&file_name);
+        if let Some(packing) = packing {
+            let bar = bar();
+            bar.set_message("unpacking");
+            let to = inner.join(unpacked);
+            let unpacking = unpack(packing, &image, &to, |have| {
+                bar.set_length(have);
+                bar.set_position(have);
+            });
+            sha256 = unpacking.await?;
+            bar.finish_and_clear();
+        }
+        let text = platform_file(&origin, &os, unpacked, &sha256);
         fs::write(inner.join("platform.toml"), text).context("cannot write platform.toml")?;
         check::look(&inner, None)
             .await
@@ -138,6 +151,7 @@ fn origin(image: &str) -> anyhow::Result<(Origin, String)> {
 
 /// A name without what tells the format.
 fn stem(file_name: &str) -> &str {
+    let (file_name, _) = Packing::split(file_name);
     let endings = [".qcow2", ".img", ".raw", ".vmdk"];
     endings
         .iter()

@@ -135,10 +135,10 @@ pub(super) struct DiskTable {
     /// The image's file. This or `url` is required.
     pub(super) path: Option<PathBuf>,
     /// Where the image is fetched from, once, into the master's data folder: an address that begins with `https://` or
-    /// `http://`. Needs `sha256`.
+    /// `http://`. Needs `sha256`. What ends with `.xz`, `.gz` or `.zst` is unpacked.
     pub(super) url: Option<Url>,
-    /// What the image's bytes hash to, in 64 hexadecimal digits. Required with `url`; with `path` it is checked before
-    /// the platform takes work. Default: not checked.
+    /// What the image's bytes hash to, in 64 hexadecimal digits. Required with `url`, packed as it is there; with `path` it is
+    /// checked before the platform takes work. Default: not checked.
     pub(super) sha256: Option<String>,
     /// The image's format. Default: what the name of the file or address ends with, else `qcow2`.
     pub(super) format: Option<DiskFormat>,

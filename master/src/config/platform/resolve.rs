@@ -4,7 +4,7 @@ use super::file::{DiskTable, Kind, PlatformFile, SshTable};
 use super::shell::Shell;
 use crate::model::{
     Architecture, ConsoleSpec, DiskFormat, DiskSpec, Firmware, HostKey, KernelSpec, Login, Network,
-    OsFamily, Platform, PlatformKind, Seed, SshSpec,
+    OsFamily, Packing, Platform, PlatformKind, Seed, SshSpec,
 };
 use jiff::civil::Date;
 use std::path::{Path, PathBuf};
@@ -157,9 +157,12 @@ fn kind(folder: &Path, file: PlatformFile) -> Result<PlatformKind, String> {
 
 fn disk(folder: &Path, table: DiskTable) -> DiskSpec {
     let sha256 = table.sha256.map(|hash| hash.to_ascii_lowercase());
-    let written = match (&table.path, &table.url) {
-        (Some(path), _) => path.clone(),
-        (None, url) => PathBuf::from(url.as_ref().map_or("", Url::path)),
+    let (written, packing) = match (&table.path, &table.url) {
+        (Some(path), _) => (path.clone(), None),
+        (None, url) => {
+            let (written, packing) = Packing::split(url.as_ref().map_or("", Url::path));
+            (PathBuf::from(written), packing)
+        }
     };
     let format = table.format.unwrap_or_else(|| format_of(&written));
     let path = match table.path {
@@ -175,6 +178,7 @@ fn disk(folder: &Path, table: DiskTable) -> DiskSpec {
         bus: table.bus,
         sha256,
         url: table.url,
+        packing,
     }
 }
 

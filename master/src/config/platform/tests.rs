@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::{
-    AgentKind, DiskBus, DiskFormat, Firmware, HostKey, Login, Network, NetworkDevice, PlatformKind,
-    Seed,
+    AgentKind, DiskBus, DiskFormat, Firmware, HostKey, Login, Network, NetworkDevice, Packing,
+    PlatformKind, Seed,
 };
 
 const SSH: &str = "[ssh]\nuser = 'build'\nkey = 'k'\nhost_key = 'h.pub'\n";
@@ -152,6 +152,22 @@ fn faults_are_told_in_one_sentence() {
         let error = parse(&text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_packed_image_has_its_format_from_the_name_before() {
+    let hash = "0".repeat(64);
+    let platform = parse(&format!(
+        "seed = 'nocloud'\nos = 'freebsd'\n[disk]\nurl = 'https://example.org/vm.raw.xz'\nsha256 = '{hash}'\n"
+    ));
+    let PlatformKind::Vm {
+        disk: Some(disk), ..
+    } = platform.unwrap().kind
+    else {
+        panic!("it is a VM with a disk");
+    };
+    assert_eq!(disk.packing, Some(Packing::Xz));
+    assert_eq!(disk.path, Path::new(&format!("images/{hash}/disk.raw")));
 }
 
 /// The example of the manual.

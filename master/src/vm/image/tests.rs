@@ -21,6 +21,7 @@ fn disk(path: &Path, format: DiskFormat) -> DiskSpec {
         bus: DiskBus::VirtioBlk,
         sha256: None,
         url: None,
+        packing: None,
     }
 }
 
