@@ -64,8 +64,10 @@ pub fn after_boot(
     now: Timestamp,
 ) -> Option<Service> {
     let (why, before) = match (outcome, before) {
-        // A machine of other files says nothing of these.
-        (Outcome::Up, Some(before)) if before.out.is_some() && before.files != files => {
+        // A job's machine of other files says nothing of these; a canary's is of those that are there now.
+        (Outcome::Up, Some(before))
+            if boot == Boot::Job && before.out.is_some() && before.files != files =>
+        {
             return Some(before);
         }
         (Outcome::Up, _) => return None,
@@ -171,11 +173,11 @@ mod tests {
 
     /// Out of service since the third second, with the files `a`.
     fn out() -> Service {
-        (1..=3)
-            .fold(None, |before, second| {
-                failed(before, Boot::Job, "a", second)
-            })
-            .expect("remembered")
+        let mut service = None;
+        for second in 1..=3 {
+            service = failed(service, Boot::Job, "a", second);
+        }
+        service.expect("remembered")
     }
 
     #[test]
@@ -213,11 +215,11 @@ mod tests {
         assert_eq!(again.out.map(|out| out.since), Some(at(3)));
         assert!(!again.is_canary_due("b", at(99)));
         assert!(again.is_canary_due("b", at(100)), "a minute later");
-        let much_later = (0..40)
-            .fold(Some(again), |before, _| {
-                failed(before, Boot::Canary, "b", 200)
-            })
-            .expect("remembered");
+        let mut service = Some(again);
+        for _ in 0..40 {
+            service = failed(service, Boot::Canary, "b", 200);
+        }
+        let much_later = service.expect("remembered");
         assert!(much_later.is_canary_due("b", at(200 + 1800)));
     }
 
@@ -225,6 +227,7 @@ mod tests {
     fn a_machine_that_comes_up_brings_its_platform_back_if_it_is_of_the_same_files() {
         let up = |boot, files| after_boot(Some(out()), boot, files, Outcome::Up, 3, at(50));
         assert_eq!(up(Boot::Canary, "a"), None);
+        assert_eq!(up(Boot::Canary, "mended"), None);
         assert_eq!(up(Boot::Job, "a"), None);
         assert_eq!(up(Boot::Job, "old"), Some(out()));
         let late = failed(Some(out()), Boot::Job, "old", 50).expect("remembered");
