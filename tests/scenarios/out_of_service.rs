@@ -142,6 +142,10 @@ async fn a_job_does_not_wait_for_ever_for_a_platform_that_is_out_of_service() ->
     world
         .settled_as(&first, &context(DEAD), StatusState::Error)
         .await?;
+    let job = world.ended_job(&first, "test", DEAD).await?;
+    let attempt = &job.attempts[0];
+    assert_eq!(attempt.screenshot_url, None, "it has no display");
+    assert!(attempt.qemu_log.is_some() && attempt.console_tail.is_some());
     let (_, second) = world
         .propose("second", |commit| commit.file("b", "1"))
         .await?;

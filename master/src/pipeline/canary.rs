@@ -5,8 +5,8 @@
 //!                                                   └─► did not: a longer pause ──┘
 //! ```
 //!
-//! A canary takes a slot like a job. Nothing of it outlives this process but its machine, and that bears a number which
-//! no attempt has: the first sweep of the next master removes it.
+//! A canary takes a slot like a job. Its machine bears a number which no attempt has, and ends with the master: as it stops,
+//! or where it was killed by the first sweep of the next one.
 
 use super::drive::Machinery;
 use super::ledger::Ledger;
@@ -74,8 +74,7 @@ impl Canaries {
 
     pub(super) fn start(&mut self, due: Due, machinery: &Arc<Machinery>, ledger: &Ledger) {
         self.started += 1;
-        // Attempts count upwards from 1.
-        let id = AttemptId(-self.started);
+        let id = AttemptId::canary(self.started);
         self.running.insert(due.platform.name.clone(), id);
         let canary = Canary {
             machinery: Arc::clone(machinery),
@@ -93,7 +92,7 @@ impl Canaries {
                 self.running.remove(&name);
             }
             Some(Err(error)) => {
-                // Which one it was is not known; those that go on keep their machines from the sweep by starting anew.
+                // Which one it was is not known. The next looks begin anew, and the sweep removes what these leave.
                 tracing::error!(%error, "a canary boot broke off");
                 self.tasks.abort_all();
                 self.running.clear();

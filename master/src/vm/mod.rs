@@ -263,8 +263,13 @@ impl Machines {
         self.inner.hypervisor.screenshot(attempt).await
     }
 
-    /// The end of QEMU's own log of the machine, fit to be shown, or a sentence why it cannot be read.
+    /// The end of QEMU's own log of the machine, fit to be shown, or a sentence why it cannot be read; empty where there
+    /// is none.
     pub async fn qemu_log(&self, attempt: AttemptId) -> String {
+        let folder = VmFolder::of(&self.inner.dir, attempt);
+        if !blocking(move || folder.is_there()).await.unwrap_or(false) {
+            return String::new();
+        }
         console::clean(&self.inner.hypervisor.own_log(attempt).await)
     }
 

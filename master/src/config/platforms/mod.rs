@@ -291,9 +291,13 @@ impl Platforms {
             .unwrap_or_default()
     }
 
-    /// Tells which platforms are out of service, with the sentence.
+    /// Tells which platforms are out of service, with the sentence; what begins is logged.
     pub fn put_out_of_service(&self, out: BTreeMap<String, String>) {
-        *self.out.write().unwrap_or_else(|e| e.into_inner()) = out;
+        let mut known = self.out.write().unwrap_or_else(|e| e.into_inner());
+        for (name, why) in out.iter().filter(|(name, _)| !known.contains_key(*name)) {
+            tracing::warn!(platform = name, why, "platform out of service");
+        }
+        *known = out;
     }
 
     /// One that could take work takes none while it is out of service.

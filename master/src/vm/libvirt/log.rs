@@ -58,8 +58,8 @@ pub(super) fn shown(paths: &[PathBuf]) -> String {
             Err(error) => {
                 let path = path.display();
                 return format!(
-                    "QEMU's log {path} cannot be read: {error}\nhint: it lies there until the VM is destroyed; a master that is \
-                     not root reads it as a member of its group, or under qemu:///session"
+                    "QEMU's log {path} could not be read: {error}\nhint: let the master's user read that folder, or use \
+                     qemu:///session"
                 );
             }
         }
