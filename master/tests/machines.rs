@@ -209,7 +209,7 @@ async fn a_vm_boots_answers_and_leaves_nothing() {
         let began = Instant::now();
         let port = machines.start(ONE, &platform).await.expect("started");
         eprintln!("{machine}: start {:?}", began.elapsed());
-        patiently("the boot", machines.wait_for_console(ONE, READY))
+        patiently("the boot", machines.wait_for_console(ONE, READY, &()))
             .await
             .expect("booted");
         eprintln!("{machine}: marker {:?}", began.elapsed());
@@ -234,7 +234,8 @@ async fn a_killed_qemu_is_noticed_with_a_reason() {
     let machines = &master.machines;
     machines.start(ONE, &tiny()).await.expect("started");
     let waiter = machines.clone();
-    let console = tokio::spawn(async move { waiter.wait_for_console(ONE, "never printed").await });
+    let console =
+        tokio::spawn(async move { waiter.wait_for_console(ONE, "never printed", &()).await });
     kill(master.qemu(ONE).expect("a QEMU"));
 
     let gone = patiently("the notice", machines.wait_gone(ONE)).await;
@@ -315,7 +316,7 @@ async fn a_second_start_of_a_living_vm_keeps_it() {
     let restarted = master.restarted().await;
     assert_eq!(restarted.start(ONE, &tiny()).await.expect("kept"), port);
     assert_eq!(master.qemu(ONE), qemu);
-    patiently("the boot", restarted.wait_for_console(ONE, READY))
+    patiently("the boot", restarted.wait_for_console(ONE, READY, &()))
         .await
         .expect("booted");
     restarted.destroy(ONE).await.expect("destroyed");
@@ -363,7 +364,7 @@ async fn vms_share_golden_files_that_nobody_changes() {
     assert_unchanged("while two run");
     machines.destroy(TWO).await.expect("destroyed");
     assert_unchanged("after one ended");
-    patiently("the boot", machines.wait_for_console(ONE, READY))
+    patiently("the boot", machines.wait_for_console(ONE, READY, &()))
         .await
         .expect("booted");
     machines.destroy(ONE).await.expect("destroyed");
@@ -599,7 +600,7 @@ async fn a_guest_starts_from_a_disk_of_each_bus_and_format() {
         machines.start(ONE, &platform).await.expect("started");
         patiently(
             &format!("{format} on {bus}"),
-            machines.wait_for_console(ONE, "Started from the disk"),
+            machines.wait_for_console(ONE, "Started from the disk", &()),
         )
         .await
         .expect("started from the disk");
@@ -623,7 +624,7 @@ async fn uefi_starts_with_and_without_secure_boot_and_leaves_nothing() {
         let machines = &master.machines;
         let started = machines.start(ONE, &platform_of(&folder, &text)).await;
         started.expect("started");
-        patiently(firmware, machines.wait_for_console(ONE, "BdsDxe: "))
+        patiently(firmware, machines.wait_for_console(ONE, "BdsDxe: ", &()))
             .await
             .expect("the firmware speaks");
         let variables = master.config.dir.join("vm-1/firmware-variables");

@@ -19,6 +19,7 @@ mod late_events;
 mod logins;
 mod networks;
 mod object_store;
+mod out_of_service;
 mod outbox;
 mod output;
 mod platforms;

@@ -288,6 +288,14 @@ async fn database(config: &Config, findings: &mut Vec<Finding>) {
         Ok(found) => findings.extend(found),
         Err(error) => findings.push(fault("outbox", error.to_string())),
     }
+    match store.platform_boots().await {
+        Ok(boots) => findings.extend(boots.iter().filter_map(|(name, service)| {
+            service.out.filter(|_| config.platforms_dir.join(name).is_dir())?;
+            let hint = format!("the page of a job on {name} shows its console; `vivarium platform check {name}` looks at its files");
+            Some(fault("platform", format!("{name} is {service}\nhint: {hint}")))
+        })),
+        Err(error) => findings.push(fault("platform", error.to_string())),
+    }
     match store.drain().await {
         Ok(drain) => {
             findings.extend(drain.map(|drain| note("drain", Pause::Drain(drain).to_string())))

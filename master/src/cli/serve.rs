@@ -249,6 +249,7 @@ impl Master {
     pub(super) async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let stopping = CancellationToken::new();
         let pulses = self.signals.pulses.clone();
+        let machines = self.pipeline.machinery.machines.clone();
         let mut pipeline = tokio::spawn(self.pipeline.run());
         let reporter = self.reporter.map(|reporter| {
             let pulse = pulses.watch("reports", reporter::ROUND);
@@ -274,8 +275,14 @@ impl Master {
                 tracing::warn!(%error, "the reporter broke off");
             }
         };
-        if tokio::time::timeout(LAST_STATUSES, farewell).await.is_err() {
+        let last_statuses = tokio::time::timeout(LAST_STATUSES, farewell);
+        let last_canaries = tokio::time::timeout(LAST_STATUSES, machines.end_canaries());
+        let (sent, ended) = tokio::join!(last_statuses, last_canaries);
+        if sent.is_err() {
             tracing::info!("statuses that are not sent yet are sent at the next start");
+        }
+        if ended.is_err() {
+            tracing::info!("canaries are swept at the next start");
         }
         // Live logs never end by themselves.
         server.abort();

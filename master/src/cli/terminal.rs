@@ -82,7 +82,7 @@ pub(super) fn colour_standing(state: &str) -> String {
         "ready" => word
             .if_supports_color(Stream::Stdout, |w| w.green())
             .to_string(),
-        "refused" => word
+        "refused" | "OUT" => word
             .if_supports_color(Stream::Stdout, |w| w.red())
             .to_string(),
         _ => word

@@ -147,6 +147,12 @@ pub struct Limits {
     pub no_output_timeout_secs: u64,
     /// Fresh VMs after an infrastructure error, before the job ends with it. Default 2.
     pub infrastructure_retries: u32,
+    /// A platform of which so many boots failed in a row is put out of service: its jobs wait, and boots without a job,
+    /// at growing intervals and when its files change, bring it back. 0: never. Default 3.
+    pub platform_failures: u32,
+    /// How long a job waits for a platform that is out of service before it ends with an infrastructure error, in
+    /// seconds. Default 3600.
+    pub platform_patience_secs: u64,
     /// A job's log in MiB; beyond it the middle is left out. Default 200.
     pub log_mib: u64,
     /// All artefacts of a job in MiB. Default 4096.
@@ -319,6 +325,8 @@ impl Default for Limits {
             job_timeout_secs: 7200,
             no_output_timeout_secs: 1200,
             infrastructure_retries: 2,
+            platform_failures: 3,
+            platform_patience_secs: 3600,
             log_mib: 200,
             artifacts_mib: 4096,
             artifact_files: 1000,

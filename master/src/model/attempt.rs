@@ -1,6 +1,6 @@
 //! An attempt: one try of a job on one VM.
 
-use super::{AttemptId, Ending, JobId};
+use super::{AttemptId, BootRecord, Ending, JobId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,8 @@ pub struct Attempt {
     pub ssh_port: Option<u16>,
     /// When each phase began.
     pub phases: Vec<(Phase, Timestamp)>,
+    /// What was seen of its machine on the way up.
+    pub boot: BootRecord,
     pub ending: Option<Ending>,
     /// The last lines of the serial console, kept when the attempt did not pass.
     pub console_tail: Option<String>,

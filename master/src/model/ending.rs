@@ -125,6 +125,15 @@ impl Reason {
         self.conclusion() == Conclusion::InfrastructureError && self != Reason::PlatformUnavailable
     }
 
+    /// Whether it tells, of a machine that was to come up, that it did not. A host without room or a platform without
+    /// its files says nothing of a boot.
+    pub fn is_of_boot(self) -> bool {
+        matches!(
+            self,
+            Reason::BootDeadline | Reason::ConnectDeadline | Reason::GuestDied
+        )
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Passed => "passed",

@@ -43,3 +43,14 @@ id!(
     /// One try of a job on one VM; the VM bears this number.
     AttemptId, "vm"
 );
+
+impl AttemptId {
+    /// The number of a machine without a job. Attempts count upwards from 1, and these downwards.
+    pub fn canary(number: i64) -> AttemptId {
+        AttemptId(-number)
+    }
+
+    pub fn is_canary(self) -> bool {
+        self.0 < 0
+    }
+}

@@ -6,6 +6,7 @@
 //! ```
 
 mod attempt;
+mod boot;
 mod build;
 mod drain;
 mod ending;
@@ -15,10 +16,12 @@ mod job;
 mod plan;
 mod platform;
 mod right;
+pub mod service;
 mod status;
 mod visible;
 
 pub use attempt::{Attempt, Phase};
+pub use boot::{Awaited, BootRecord, Milestone, Witness};
 pub use build::{Build, BuildState, NewBuild, Trigger};
 pub use drain::{AfterDrain, Drain};
 pub use ending::{Conclusion, Ending, Reason};

@@ -313,6 +313,9 @@ pub enum PlatformKind {
         network: Network,
         network_device: NetworkDevice,
         clock: ClockOffset,
+        /// It has a graphics card.
+        #[serde(default)]
+        display: bool,
         seed: Seed,
         console: ConsoleSpec,
     },

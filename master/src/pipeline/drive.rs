@@ -8,29 +8,28 @@
 //! Each step looks at what is there first, so that a driver started for an attempt that is under way takes it up
 //! where it is. Whatever happened, the way leads through cleaning up.
 
-use super::ledger::{JobOutcome, Ledger};
+mod arrive;
+
+use super::evidence;
+use super::ledger::{FailedBoot, JobOutcome, Ledger};
 use super::patience::{insist, patiently};
 use super::prepare::Preparer;
+use super::reach::{Recorder, guest};
 use super::transcript;
 use super::work::{Work, log_error};
 use crate::config::{Config, Platforms};
 use crate::model::{
-    AgentKind, Architecture, Attempt, Build, Conclusion, ConsoleSpec, Ending, HostKey, Job, Login,
-    OsFamily, Phase, Platform, PlatformKind, Reason,
+    AgentKind, Architecture, Attempt, Build, Conclusion, Ending, Job, OsFamily, Phase, Platform,
+    PlatformKind, Reason,
 };
 use crate::result::artifacts::Artifacts;
 use crate::result::log::{LogError, LogWriter, Logs, Mask};
-use crate::session::{Agent, Credential, Endpoint, GuestSpec, Transport};
+use crate::session::Transport;
 use crate::source::Source;
-use crate::store::StoreError;
-use crate::vm::{Accelerator, Machines, VmError};
+use crate::store::{Decided, Evidence, StoreError};
+use crate::vm::Machines;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
-
-/// The end of the console that goes into an attempt's record.
-const CONSOLE_TAIL: usize = 16 * 1024;
 
 /// What drivers work with; shared by all.
 #[derive(Debug)]
@@ -44,15 +43,6 @@ pub struct Machinery {
     pub artifacts: Artifacts,
 }
 
-fn guest(platform: &Platform) -> GuestSpec {
-    GuestSpec {
-        os: platform.os,
-        arch: platform.arch,
-        agent: platform.agent,
-        state_dir: platform.state_dir.clone(),
-    }
-}
-
 /// Drives one attempt.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -64,6 +54,10 @@ pub(super) struct Driver {
     pub(super) cancelled: watch::Receiver<Option<Ending>>,
     /// What of the guest's words must not be shown.
     pub(super) mask: Mask,
+    /// How the machine comes up.
+    recorder: Recorder,
+    /// The machine did not come up, for a reason that counts against its platform.
+    failed_boot: Option<FailedBoot>,
 }
 
 impl Driver {
@@ -76,6 +70,7 @@ impl Driver {
         cancelled: watch::Receiver<Option<Ending>>,
     ) -> Driver {
         Driver {
+            recorder: Recorder::new(ledger.clock.clone(), attempt.boot.clone()),
             ledger,
             machinery,
             build,
@@ -83,6 +78,7 @@ impl Driver {
             attempt,
             cancelled,
             mask: Mask::default(),
+            failed_boot: None,
         }
     }
 
@@ -187,180 +183,6 @@ impl Driver {
         }
     }
 
-    /// Brings the machine up, unless it is, and connects to it.
-    async fn reach_agent(&mut self, platform: &Platform) -> Result<Agent, Ending> {
-        match &platform.kind {
-            PlatformKind::Vm { console, .. } => {
-                let port = self.boot(platform, console).await?;
-                self.connect(platform, "127.0.0.1", port).await
-            }
-            PlatformKind::Ssh { host } => {
-                self.enter(Phase::Connecting).await?;
-                self.connect(platform, host, platform.ssh.port).await
-            }
-        }
-    }
-
-    async fn boot(&mut self, platform: &Platform, console: &ConsoleSpec) -> Result<u16, Ending> {
-        let machines = &self.machinery.machines;
-        let id = self.attempt.id;
-        let is_taken_up = self.attempt.phase > Phase::Booting;
-        let patience = self.scaled(platform.boot_deadline_secs);
-        let is_running = || machines.is_running(id);
-        if is_taken_up && !outlast(patience, is_running).await.map_err(host_error)? {
-            let message = match self.began_before_the_host() {
-                true => "The host was restarted while the job ran",
-                false => "The VM was gone when the master came back to it",
-            };
-            return Err(Ending::new(Reason::GuestDied, message));
-        }
-        if is_taken_up && let Some(port) = self.attempt.ssh_port {
-            // Should it die this moment, a new one in its place would know nothing of what was begun.
-            return Ok(port);
-        }
-        let port = outlast(patience, || machines.start(id, platform))
-            .await
-            .map_err(host_error)?;
-        let store = &self.ledger.store;
-        patiently("record the port of a machine", || {
-            store.record_ssh_port(id, port)
-        })
-        .await?;
-        if is_taken_up {
-            return Ok(port);
-        }
-        self.enter(Phase::Booting).await?;
-        if let Some(marker) = &console.ready_marker {
-            match timeout(
-                patience,
-                self.machinery.machines.wait_for_console(id, marker),
-            )
-            .await
-            {
-                Ok(Ok(())) => {}
-                Ok(Err(VmError::Gone(why))) => {
-                    return Err(Ending::new(
-                        Reason::BootDeadline,
-                        format!("The VM of {} ended while it booted: {why}", platform.name),
-                    ));
-                }
-                Ok(Err(error)) => return Err(host_error(error)),
-                Err(_) => {
-                    return Err(Ending::new(
-                        Reason::BootDeadline,
-                        format!(
-                            "{} did not finish booting in {} s: its console never showed `{marker}`",
-                            platform.name,
-                            patience.as_secs()
-                        ),
-                    ));
-                }
-            }
-            self.enter(Phase::Connecting).await?;
-        }
-        Ok(port)
-    }
-
-    /// Whether the host was started after this attempt.
-    fn began_before_the_host(&self) -> bool {
-        let began = self.attempt.phases.first().map(|(_, at)| *at);
-        let host_started = nix::sys::sysinfo::sysinfo().ok().and_then(|info| {
-            let uptime = jiff::SignedDuration::try_from(info.uptime()).ok()?;
-            self.ledger.clock.now().checked_sub(uptime).ok()
-        });
-        matches!((began, host_started), (Some(began), Some(started)) if began < started)
-    }
-
-    /// Connects to the agent before the deadline, or until the VM is gone.
-    pub(super) async fn connect(
-        &self,
-        platform: &Platform,
-        host: &str,
-        port: u16,
-    ) -> Result<Agent, Ending> {
-        let (machines, id) = (&self.machinery.machines, self.attempt.id);
-        let credential = match &platform.ssh.login {
-            Login::Key(path) => Credential::Key(path.clone()),
-            Login::Password(path) => Credential::Password(path.clone()),
-            Login::Seeded => Credential::Key(machines.ssh_key(id)),
-        };
-        let host_key = match &platform.ssh.host_key {
-            HostKey::Pinned(path) => path.clone(),
-            HostKey::Seeded => machines.ssh_host_key(id),
-        };
-        let endpoint = Endpoint {
-            host: host.to_owned(),
-            port,
-            user: platform.ssh.user.clone(),
-            credential,
-            host_key,
-            name: self.attempt.id.to_string(),
-            heartbeat: Duration::from_secs(self.machinery.config.limits.heartbeat_secs),
-        };
-        let guest = guest(platform);
-        // Without a console marker nobody knows when the boot ends: its time counts to this wait.
-        let has_booted = self.attempt.phase > Phase::Booting;
-        let secs = match has_booted {
-            true => platform.connect_deadline_secs,
-            false => platform.connect_deadline_secs + platform.boot_deadline_secs,
-        };
-        let deadline = self.scaled(secs);
-        let transport = &*self.machinery.transport;
-        let mut last = String::new();
-        let connected = Agent::connect_telling(transport, &endpoint, &guest, &mut last);
-        let connected = tokio::select! {
-            biased;
-            why = self.machine_gone(platform) => {
-                let message = format!("The VM of {} died: {why}", platform.name);
-                return Err(Ending::new(Reason::GuestDied, message));
-            }
-            connected = timeout(deadline, connected) => connected,
-        };
-        match connected {
-            Ok(Ok(agent)) => Ok(agent),
-            Ok(Err(error)) => {
-                let reason = match error.is_platforms() {
-                    true => Reason::PlatformUnavailable,
-                    false => Reason::ConnectDeadline,
-                };
-                let message = format!("Cannot work on {}: {error}", platform.name);
-                Err(Ending::new(reason, message))
-            }
-            Err(_) => {
-                let reason = match has_booted {
-                    true => Reason::ConnectDeadline,
-                    false => Reason::BootDeadline,
-                };
-                let last = match last.is_empty() {
-                    true => String::new(),
-                    false => format!(": {last}"),
-                };
-                let message = format!(
-                    "{} did not answer by SSH in {} s{last}",
-                    platform.name,
-                    deadline.as_secs()
-                );
-                Err(Ending::new(reason, message))
-            }
-        }
-    }
-
-    /// Resolves when the VM is gone; never for a machine that is none of ours.
-    pub(super) fn machine_gone(
-        &self,
-        platform: &Platform,
-    ) -> impl Future<Output = String> + Send + use<> {
-        let machines = self.machinery.machines.clone();
-        let id = self.attempt.id;
-        let is_ours = matches!(platform.kind, PlatformKind::Vm { .. });
-        async move {
-            match is_ours {
-                true => machines.wait_gone(id).await.why,
-                false => std::future::pending().await,
-            }
-        }
-    }
-
     pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Ending> {
         if self.attempt.phase < phase {
             let (ledger, attempt) = (&self.ledger, &self.attempt);
@@ -371,29 +193,17 @@ impl Driver {
         Ok(())
     }
 
-    /// A deadline of a platform's file, longer where guests run without KVM.
-    fn scaled(&self, secs: u64) -> Duration {
-        let scale = match self.machinery.machines.accelerator() {
-            Accelerator::Kvm => 1,
-            Accelerator::Tcg => self.machinery.config.hypervisor.tcg_deadline_scale,
-        };
-        Duration::from_secs(secs) * scale
-    }
-
     /// Writes the ending down: from now on it stands, whatever is found at a later start.
     pub(super) async fn decide(&mut self, mut ending: Ending) {
         ending.message = self.mask.text(&ending.message);
-        let tail = match ending.conclusion() {
+        let evidence = match ending.conclusion() {
             Conclusion::InfrastructureError => {
-                let machines = &self.machinery.machines;
-                Some(machines.console_tail(self.attempt.id, CONSOLE_TAIL).await)
-                    .filter(|tail| !tail.is_empty())
-                    .map(|tail| self.mask.text(&tail))
+                evidence::gather(&self.machinery.machines, self.attempt.id, &self.mask).await
             }
             Conclusion::Success
             | Conclusion::Failure
             | Conclusion::TimedOut
-            | Conclusion::Cancelled => None,
+            | Conclusion::Cancelled => Evidence::default(),
         };
         let log_end = match self.machinery.logs.length(self.job.id).await {
             Ok(length) => length,
@@ -402,11 +212,18 @@ impl Driver {
                 0
             }
         };
-        let (store, id) = (&self.ledger.store, self.attempt.id);
-        insist(|| store.decide_ending(id, &ending, tail.as_deref(), log_end)).await;
+        self.attempt.boot = self.masked_boot();
+        let decided = Decided {
+            ending: &ending,
+            boot: &self.attempt.boot,
+            evidence: &evidence,
+            log_end,
+        };
+        let failed_boot = self.failed_boot.as_ref();
+        insist(|| self.ledger.decide(&self.attempt, decided, failed_boot)).await;
         crate::crash::point("ending_decided");
         self.attempt.ending = Some(ending);
-        self.attempt.console_tail = tail;
+        self.attempt.console_tail = evidence.console_tail;
         self.attempt.log_end = Some(log_end);
     }
 
@@ -466,23 +283,6 @@ impl Driver {
     }
 }
 
-/// Repeats a call of libvirt while libvirtd is away, as when it is restarted.
-async fn outlast<T, F>(patience: Duration, mut call: impl FnMut() -> F) -> Result<T, VmError>
-where
-    F: Future<Output = Result<T, VmError>>,
-{
-    let give_up = Instant::now() + patience;
-    loop {
-        match call().await {
-            Err(error @ VmError::Away { .. }) if Instant::now() < give_up => {
-                tracing::warn!(%error, "libvirt is waited for");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
 /// Resolves with the wish, once somebody has it.
 pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Ending>>) -> Ending {
     match cancelled
@@ -494,9 +294,4 @@ pub(super) async fn asked_to_cancel(cancelled: &mut watch::Receiver<Option<Endin
         // The scheduler is gone: the master stops, and the guest is left for its next start.
         Ok(None) | Err(_) => std::future::pending().await,
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
-pub(super) fn host_error(error: VmError) -> Ending {
-    Ending::new(Reason::HostError, error.to_string())
 }

@@ -9,9 +9,11 @@
 //! Every loop is level-triggered: it looks at the rows, takes a step, looks again. Starting is just a first look.
 
 pub mod backlog;
+mod canary;
 mod collect;
 pub mod disks;
 mod drive;
+mod evidence;
 mod inspect;
 pub mod intake;
 mod keep;
@@ -19,6 +21,7 @@ pub mod ledger;
 mod patience;
 pub mod pause;
 mod prepare;
+mod reach;
 mod reconcile;
 mod retention;
 mod schedule;

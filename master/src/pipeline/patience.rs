@@ -1,7 +1,9 @@
-//! A database that takes nothing for a while is no reason to give a machine up: what is to be written waits.
+//! A database that takes nothing for a while is no reason to give a machine up: what is to be written waits. The same
+//! for a libvirtd that is away.
 
 use crate::model::{Ending, Reason};
 use crate::store::StoreError;
+use crate::vm::VmError;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -51,5 +53,25 @@ where
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Repeats a call of libvirt while libvirtd is away, as when it is restarted.
+pub(super) async fn outlast<T, F>(
+    patience: Duration,
+    mut call: impl FnMut() -> F,
+) -> Result<T, VmError>
+where
+    F: Future<Output = Result<T, VmError>>,
+{
+    let give_up = Instant::now() + patience;
+    loop {
+        match call().await {
+            Err(error @ VmError::Away { .. }) if Instant::now() < give_up => {
+                tracing::warn!(%error, "libvirt is waited for");
+                tokio::time::sleep(PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Attempts that have no driver, because the master was started anew, get one too: that is the whole of recovery.
 
+use super::canary::Canaries;
 use super::drive::{Driver, Machinery};
 use super::ledger::Ledger;
 use super::pause::Pauses;
+use crate::model::service::Service;
 use crate::model::{Attempt, AttemptId, Ending, Job, JobState, Reason};
-use crate::placement::{Capacity, Placement, Size, place};
+use crate::placement::{Capacity, Placement, Size, has_room, place};
 use crate::pulse::Pulse;
 use crate::queue::{Waiting, order};
 use anyhow::Context;
@@ -34,6 +36,7 @@ pub(super) struct Scheduler {
     /// What each driver is told: the wish to cancel.
     running: HashMap<AttemptId, watch::Sender<Option<Ending>>>,
     drivers: JoinSet<AttemptId>,
+    canaries: Canaries,
 }
 
 impl Scheduler {
@@ -50,6 +53,7 @@ impl Scheduler {
             pauses,
             running: HashMap::new(),
             drivers: JoinSet::new(),
+            canaries: Canaries::default(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 Some(ended) = self.drivers.join_next() => self.forget(ended),
+                () = self.canaries.next_end() => {}
                 () = wake.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
@@ -124,20 +129,54 @@ impl Scheduler {
                 });
             }
         }
-        self.place(&live, &running_jobs).await
+        let boots = self.look_at_boots().await?;
+        self.place(&live, &running_jobs, &boots).await
     }
 
-    async fn place(&mut self, live: &[Attempt], running_jobs: &[Job]) -> anyhow::Result<()> {
-        if !self.pauses.look().await?.is_empty() {
-            return Ok(());
+    /// Tells who is out of service, whether or not jobs are placed.
+    async fn look_at_boots(&self) -> anyhow::Result<BTreeMap<String, Service>> {
+        let boots = self.ledger.store.platform_boots().await?;
+        let out = boots.iter().filter(|(_, service)| service.out.is_some());
+        let out = out.map(|(name, service)| (name.clone(), service.to_string()));
+        self.machinery.platforms.put_out_of_service(out.collect());
+        Ok(boots)
+    }
+
+    /// Ends a job that has waited long enough for a platform that is out of service.
+    async fn end_patience(
+        &self,
+        job: &Job,
+        boots: &BTreeMap<String, Service>,
+    ) -> anyhow::Result<()> {
+        let secs = self.machinery.config.limits.platform_patience_secs;
+        let now = self.ledger.clock.now();
+        if let Some(service) = boots
+            .get(&job.platform)
+            .filter(|service| service.patience_is_over(job.queued_at, secs, now))
+        {
+            let message = format!(
+                "The platform {} is {service}; the job waited {secs} s for it",
+                job.platform
+            );
+            let ending = Ending::new(Reason::PlatformUnavailable, message);
+            self.ledger.refuse(job.id, &ending).await?;
         }
-        let queued = self.ledger.store.jobs_in(JobState::Queued).await?;
-        if queued.is_empty() {
+        Ok(())
+    }
+
+    async fn place(
+        &mut self,
+        live: &[Attempt],
+        running_jobs: &[Job],
+        boots: &BTreeMap<String, Service>,
+    ) -> anyhow::Result<()> {
+        if !self.pauses.look().await?.is_empty() {
             return Ok(());
         }
         let now = self.ledger.clock.now();
         let mut sizes = BTreeMap::new();
-        for platform in self.machinery.platforms.ready() {
+        // Also of those that take no job now: their machines run, and canaries are tried.
+        for platform in self.machinery.platforms.usable() {
             let size = Size {
                 memory_mib: platform.memory_mib(),
                 vcpus: platform.vcpus(),
@@ -145,9 +184,22 @@ impl Scheduler {
             };
             sizes.insert(platform.name.clone(), size);
         }
+        let mut by_platform: BTreeMap<String, u32> = BTreeMap::new();
+        let attempted = live.iter().map(|attempt| &attempt.platform);
+        for platform in attempted.chain(self.canaries.platforms()) {
+            *by_platform.entry(platform.clone()).or_default() += 1;
+        }
+        for due in self.canaries.due(boots, &self.machinery.platforms, now) {
+            if has_room(&due.platform.name, self.capacity, &sizes, &by_platform) {
+                *by_platform.entry(due.platform.name.clone()).or_default() += 1;
+                self.canaries.start(due, &self.machinery, &self.ledger);
+            }
+        }
+        let queued = self.ledger.store.jobs_in(JobState::Queued).await?;
         let mut waiting = Vec::new();
         for job in queued {
             if self.machinery.platforms.why_held(&job.platform).is_some() {
+                self.end_patience(&job, boots).await?;
                 continue;
             }
             if let Err(why) = self.machinery.platforms.get(&job.platform) {
@@ -165,10 +217,6 @@ impl Scheduler {
         let mut by_repository: HashMap<String, usize> = HashMap::new();
         for job in running_jobs {
             *by_repository.entry(job.repository.clone()).or_default() += 1;
-        }
-        let mut by_platform: BTreeMap<String, u32> = BTreeMap::new();
-        for attempt in live {
-            *by_platform.entry(attempt.platform.clone()).or_default() += 1;
         }
         let ordered = order(waiting, &by_repository);
         for placement in place(&ordered, self.capacity, &sizes, &by_platform) {
@@ -224,6 +272,7 @@ impl Scheduler {
             .await?
             .iter()
             .map(|attempt| attempt.id)
+            .chain(self.canaries.machines())
             .collect();
         let swept = self.machinery.machines.sweep(&live).await?;
         if !swept.is_empty() {

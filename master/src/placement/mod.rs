@@ -32,6 +32,35 @@ pub enum Placement {
     Impossible(JobId, String),
 }
 
+/// Whether the host, and the platform's limit, have room for one more machine of it.
+pub fn has_room(
+    platform: &str,
+    capacity: Capacity,
+    sizes: &BTreeMap<String, Size>,
+    running: &BTreeMap<String, u32>,
+) -> bool {
+    sizes.get(platform).is_some_and(|size| {
+        running.get(platform).copied().unwrap_or(0) < size.limit
+            && fits(size, capacity, sizes, running)
+    })
+}
+
+fn fits(
+    size: &Size,
+    capacity: Capacity,
+    sizes: &BTreeMap<String, Size>,
+    used: &BTreeMap<String, u32>,
+) -> bool {
+    let (mut memory_mib, mut vcpus) = (size.memory_mib, u64::from(size.vcpus));
+    for (name, count) in used {
+        if let Some(taken) = sizes.get(name) {
+            memory_mib += taken.memory_mib * u64::from(*count);
+            vcpus += u64::from(taken.vcpus) * u64::from(*count);
+        }
+    }
+    memory_mib <= capacity.memory_mib && vcpus <= u64::from(capacity.vcpus)
+}
+
 /// Chooses from `ordered`; `running` counts the slots in use by platform. A platform without a size is out of service.
 pub fn place(
     ordered: &[Waiting],
@@ -40,16 +69,6 @@ pub fn place(
     running: &BTreeMap<String, u32>,
 ) -> Vec<Placement> {
     let mut used = running.clone();
-    let taken = |used: &BTreeMap<String, u32>| {
-        used.iter()
-            .fold((0_u64, 0_u64), |(memory, vcpus), (name, count)| {
-                let size = sizes.get(name);
-                (
-                    memory + size.map_or(0, |s| s.memory_mib) * u64::from(*count),
-                    vcpus + size.map_or(0, |s| u64::from(s.vcpus)) * u64::from(*count),
-                )
-            })
-    };
     let mut placements = Vec::new();
     let mut host_is_full = false;
     for waiting in ordered {
@@ -69,9 +88,7 @@ pub fn place(
         if used.get(&waiting.platform).copied().unwrap_or(0) >= size.limit {
             continue;
         }
-        let (memory, vcpus) = taken(&used);
-        let fits = memory + size.memory_mib <= capacity.memory_mib
-            && vcpus + u64::from(size.vcpus) <= u64::from(capacity.vcpus);
+        let fits = fits(size, capacity, sizes, &used);
         // A machine that is no VM takes nothing from the host.
         let is_free = size.memory_mib == 0 && size.vcpus == 0;
         if is_free || (fits && !host_is_full) {
@@ -128,6 +145,21 @@ mod tests {
         ];
         let placed = place(&jobs, HOST, &sizes(), &BTreeMap::new());
         assert_eq!(placed, [1, 2, 4].map(|id| Placement::Placed(JobId(id))));
+    }
+
+    #[test]
+    fn one_more_machine_needs_room_as_a_job_does() {
+        let room = |platform: &str, running: &[(&str, u32)]| {
+            let running = running
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count));
+            has_room(platform, HOST, &sizes(), &running.collect())
+        };
+        assert!(room("small", &[("small", 1), ("big", 0)]));
+        assert!(!room("small", &[("small", 2)]), "its limit");
+        assert!(!room("big", &[("small", 2)]), "the host's memory");
+        assert!(room("board", &[("small", 1), ("big", 1)]), "takes nothing");
+        assert!(!room("gone", &[]));
     }
 
     #[test]

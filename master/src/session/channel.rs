@@ -5,7 +5,7 @@ use super::keys::Keys;
 use super::ssh::{self, Farewell};
 use super::transport::{Connection, Failed, FromGuest, Opened, ToGuest, Transport};
 use super::{Agents, Endpoint, GuestSpec, SessionError, push};
-use crate::model::AgentKind;
+use crate::model::{AgentKind, Milestone, Witness};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -27,8 +27,9 @@ impl Transport for Ssh {
         &'a self,
         endpoint: &'a Endpoint,
         guest: &'a GuestSpec,
+        witness: &'a dyn Witness,
     ) -> BoxFuture<'a, Result<Opened, Failed>> {
-        open(&self.agents, endpoint, guest).boxed()
+        open(&self.agents, endpoint, guest, witness).boxed()
     }
 
     fn agent_kind(&self, guest: &GuestSpec) -> Option<AgentKind> {
@@ -37,12 +38,17 @@ impl Transport for Ssh {
     }
 }
 
-async fn open(agents: &Agents, endpoint: &Endpoint, guest: &GuestSpec) -> Result<Opened, Failed> {
+async fn open(
+    agents: &Agents,
+    endpoint: &Endpoint,
+    guest: &GuestSpec,
+    witness: &dyn Witness,
+) -> Result<Opened, Failed> {
     let program = agents
         .find(&endpoint.name, guest)
         .map_err(Failed::ForGood)?;
     let keys = Keys::read(endpoint).await.map_err(Failed::ForGood)?;
-    let connection = ssh::open(endpoint, &keys).await?;
+    let connection = ssh::open(endpoint, &keys, witness).await?;
     let mut started = push::start_agent(&connection, program, guest).await;
     if let Err(push::Failed::NotStarted(why)) = &started
         && program.kind == AgentKind::Native
@@ -65,6 +71,7 @@ async fn open(agents: &Agents, endpoint: &Endpoint, guest: &GuestSpec) -> Result
             }));
         }
     };
+    witness.sees(Milestone::NonceEchoed);
     let (reader, writer) = greeted.channel.split();
     Ok(Opened {
         hello: greeted.hello,

@@ -4,6 +4,7 @@ use super::channel::Ssh;
 use super::link::Link;
 use super::transport::{Failed, Transport};
 use super::{ANSWER, Agent, Endpoint, GuestSpec, SessionError};
+use crate::model::Witness;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -32,7 +33,7 @@ impl Agent {
         endpoint: &Endpoint,
         guest: &GuestSpec,
     ) -> Result<Agent, SessionError> {
-        Self::connect_telling(transport, endpoint, guest, &mut String::new()).await
+        Self::connect_telling(transport, endpoint, guest, &(), &mut String::new()).await
     }
 
     /// The same with a deadline, after which [`SessionError::Unreachable`] tells how the last try went.
@@ -43,7 +44,7 @@ impl Agent {
     ) -> Result<Agent, SessionError> {
         let mut last = String::new();
         let ssh = Ssh::default();
-        let connected = Self::connect_telling(&ssh, endpoint, guest, &mut last);
+        let connected = Self::connect_telling(&ssh, endpoint, guest, &(), &mut last);
         match timeout(patience, connected).await {
             Ok(result) => result,
             Err(_) => {
@@ -61,16 +62,17 @@ impl Agent {
         }
     }
 
-    /// The same, and `last` says how the last try went that was in vain.
+    /// The same; `witness` hears how far the tries come, and `last` says how the last one went that was in vain.
     pub(crate) async fn connect_telling(
         transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,
+        witness: &dyn Witness,
         last: &mut String,
     ) -> Result<Agent, SessionError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match Self::try_once(transport, endpoint, guest).await {
+            match Self::try_once(transport, endpoint, guest, witness).await {
                 Ok(agent) => return Ok(agent),
                 Err(Failed::ForGood(error)) => return Err(error),
                 Err(Failed::NotYet(why)) => {
@@ -87,8 +89,9 @@ impl Agent {
         transport: &dyn Transport,
         endpoint: &Endpoint,
         guest: &GuestSpec,
+        witness: &dyn Witness,
     ) -> Result<Agent, Failed> {
-        let opened = transport.open(endpoint, guest).await?;
+        let opened = transport.open(endpoint, guest, witness).await?;
         let hello = opened.hello.clone();
         let agent = Agent {
             link: Link::start(endpoint, opened),

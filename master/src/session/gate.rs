@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// With this many bytes unread by our consumers the socket is not read any more: a second of a quick log.
 const HIGH: usize = 8 * 1024 * 1024;
@@ -40,6 +41,8 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
+    /// The first byte came.
+    greeting: Notify,
 }
 
 impl Gate {
@@ -56,6 +59,13 @@ impl Gate {
     /// Whether the other side has said anything.
     pub(super) fn is_greeted(&self) -> bool {
         self.state().greeted
+    }
+
+    /// Resolves once it has; for one who waits.
+    pub(super) async fn greeted(&self) {
+        if !self.is_greeted() {
+            self.greeting.notified().await;
+        }
     }
 
     /// Ends the connection, whatever russh is waiting for.
@@ -170,7 +180,10 @@ impl AsyncRead for GatedStream {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.gate.state().greeted = true;
+            let was_greeted = std::mem::replace(&mut self.gate.state().greeted, true);
+            if !was_greeted {
+                self.gate.greeting.notify_one();
+            }
         }
         polled
     }

@@ -10,6 +10,7 @@ use super::gate::{Gate, GatedStream};
 use super::keys::{Keys, Proof, describe};
 use super::transport::Failed;
 use super::{Endpoint, SessionError};
+use crate::model::{Milestone, Witness};
 use russh::client::{
     self, AuthResult, DisconnectReason, Handle, KeyboardInteractiveAuthResponse, Msg,
 };
@@ -195,7 +196,11 @@ impl Drop for CloseOnDrop {
 }
 
 /// One try: connect, agree on keys, check the host key, log in.
-pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection, Failed> {
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    keys: &Keys,
+    witness: &dyn Witness,
+) -> Result<Connection, Failed> {
     let address = (endpoint.host.as_str(), endpoint.port);
     let socket = match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
@@ -207,6 +212,7 @@ pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection,
             )));
         }
     };
+    witness.sees(Milestone::PortAnswered);
     // Without it a request of a few bytes waits for an acknowledgement; the connection works all the same.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(vm = endpoint.name, %error, "cannot switch off Nagle's algorithm");
@@ -220,6 +226,7 @@ pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection,
     };
     let stream = GatedStream::new(socket, Arc::clone(&gate));
     let shaken = client::connect_stream(Arc::new(config(keys)), stream, events);
+    let shaken = seeing_the_banner(shaken, &gate, witness);
     let mut handle = match timeout(HANDSHAKE, shaken).await {
         Ok(Ok(handle)) => handle,
         Ok(Err(trouble)) => return Err(judge_handshake(endpoint, keys, &trouble)),
@@ -235,6 +242,7 @@ pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection,
             )));
         }
     };
+    witness.sees(Milestone::SshHandshake);
     match timeout(LOGIN, log_in(endpoint, keys, &mut handle, &farewell)).await {
         Ok(result) => result?,
         Err(_) => {
@@ -244,12 +252,34 @@ pub(super) async fn open(endpoint: &Endpoint, keys: &Keys) -> Result<Connection,
             )));
         }
     }
+    witness.sees(Milestone::LoggedIn);
     abandoned.0 = None;
     Ok(Connection {
         handle,
         gate,
         farewell,
     })
+}
+
+/// Tells of the server's first byte while the handshake is under way.
+async fn seeing_the_banner<T>(
+    shaken: impl Future<Output = T>,
+    gate: &Gate,
+    witness: &dyn Witness,
+) -> T {
+    tokio::pin!(shaken);
+    let first = tokio::select! {
+        biased;
+        result = &mut shaken => Some(result),
+        () = gate.greeted() => None,
+    };
+    if gate.is_greeted() {
+        witness.sees(Milestone::SshBanner);
+    }
+    match first {
+        Some(result) => result,
+        None => shaken.await,
+    }
 }
 
 fn judge_handshake(endpoint: &Endpoint, keys: &Keys, trouble: &Trouble) -> Failed {

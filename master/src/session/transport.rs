@@ -2,7 +2,7 @@
 
 use super::gate::Gate;
 use super::{Endpoint, GuestSpec, SessionError};
-use crate::model::AgentKind;
+use crate::model::{AgentKind, Witness};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use vivarium_protocol::{Decoder, Hello};
 
 /// The way into guests.
 pub trait Transport: std::fmt::Debug + Send + Sync {
-    /// One try to reach the guest and to have its agent started and greeted. Ends within a bounded time.
+    /// One try to reach the guest and to have its agent started and greeted. Ends within a bounded time. `witness` is
+    /// told how far it comes.
     fn open<'a>(
         &'a self,
         endpoint: &'a Endpoint,
         guest: &'a GuestSpec,
+        witness: &'a dyn Witness,
     ) -> BoxFuture<'a, Result<Opened, Failed>>;
 
     /// The kind of agent that this guest gets, or `None` where there is none for it.

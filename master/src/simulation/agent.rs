@@ -4,7 +4,7 @@ use super::guest::{JUNIT, artifacts};
 use super::pipe;
 use super::program::{Program, Run, text};
 use super::world::{EPOCH, Moment, World};
-use crate::model::{AgentKind, AttemptId};
+use crate::model::{AgentKind, AttemptId, Milestone, Witness};
 use crate::session::{Endpoint, Failed, GuestSpec, Opened, SessionError, Transport};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -28,8 +28,14 @@ impl Transport for Cables {
         &'a self,
         endpoint: &'a Endpoint,
         _guest: &'a GuestSpec,
+        witness: &'a dyn Witness,
     ) -> BoxFuture<'a, Result<Opened, Failed>> {
-        open(&self.0, endpoint).boxed()
+        async move {
+            let opened = open(&self.0, endpoint).await?;
+            witness.sees(Milestone::NonceEchoed);
+            Ok(opened)
+        }
+        .boxed()
     }
 
     fn agent_kind(&self, _guest: &GuestSpec) -> Option<AgentKind> {

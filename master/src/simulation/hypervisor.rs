@@ -182,6 +182,14 @@ impl Hypervisor for Host {
         .boxed()
     }
 
+    fn screenshot(&self, _attempt: AttemptId) -> BoxFuture<'_, Result<Option<Vec<u8>>, VmError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn own_log(&self, _attempt: AttemptId) -> BoxFuture<'_, String> {
+        std::future::ready(String::new()).boxed()
+    }
+
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>> {
         let capacity = HostCapacity {
             memory_mib: self.0.plan.capacity.memory_mib,

@@ -1,15 +1,14 @@
 //! Rows of `attempts` and `steps`. One function moves an attempt's phase, from the table in [`Phase::may_become`].
 
 use super::{Store, StoreError, ending, json, millis, optional_time, parsed, timestamp};
-use crate::model::{Attempt, AttemptId, Ending, JobId, Phase};
+use crate::model::{Attempt, AttemptId, BootRecord, Ending, JobId, Phase};
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use vivarium_protocol::Exit;
 
-const COLUMNS: &str =
-    "id, job, number, platform, phase, ssh_port, phases, reason, message, console_tail, log_end";
+const COLUMNS: &str = "id, job, number, platform, phase, ssh_port, phases, boot, reason, message, console_tail, log_end";
 
 /// One command of an attempt, as far as it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,6 +47,10 @@ fn from_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
             .into_iter()
             .map(|(phase, at)| (phase, timestamp(at)))
             .collect(),
+        boot: match row.try_get::<Option<String>, _>("boot")? {
+            Some(boot) => parsed("a boot", &boot)?,
+            None => BootRecord::default(),
+        },
         ending: ending(row, "reason", "message")?,
         console_tail: row.try_get("console_tail")?,
         log_end: position(row, "log_end")?,
@@ -125,6 +128,79 @@ pub async fn move_to(
     .execute(tx)
     .await?;
     Ok(true)
+}
+
+/// What is kept of a machine that failed us, fit to be shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The last lines of its console.
+    pub console_tail: Option<String>,
+    /// The end of QEMU's own log.
+    pub qemu_log: Option<String>,
+    /// What its display showed, as a PNG.
+    pub screenshot: Option<Vec<u8>>,
+}
+
+/// How an attempt ends, and what is kept with that.
+#[derive(Debug, Clone, Copy)]
+pub struct Decided<'a> {
+    pub ending: &'a Ending,
+    pub boot: &'a BootRecord,
+    pub evidence: &'a Evidence,
+    /// Where the line about the end begins in the job's log.
+    pub log_end: u64,
+}
+
+/// Records how the attempt ends, before the log tells so. The first ending stands; says whether this is it.
+pub async fn decide_ending(
+    tx: &mut SqliteConnection,
+    id: AttemptId,
+    decided: Decided<'_>,
+) -> Result<bool, StoreError> {
+    let Decided {
+        ending,
+        boot,
+        evidence,
+        log_end,
+    } = decided;
+    let done = sqlx::query(
+        "UPDATE attempts SET reason = ?, message = ?, console_tail = ?, log_end = ? \
+         WHERE id = ? AND reason IS NULL",
+    )
+    .bind(ending.reason.as_str())
+    .bind(&ending.message)
+    .bind(&evidence.console_tail)
+    .bind(i64::try_from(log_end).unwrap_or(i64::MAX))
+    .bind(id.0)
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    write_boot(tx, id, boot).await?;
+    if evidence.qemu_log.is_some() || evidence.screenshot.is_some() {
+        sqlx::query("INSERT INTO evidence (attempt, qemu_log, screenshot) VALUES (?, ?, ?)")
+            .bind(id.0)
+            .bind(&evidence.qemu_log)
+            .bind(&evidence.screenshot)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(true)
+}
+
+/// Records what was seen of its machine on the way up.
+pub async fn write_boot(
+    tx: &mut SqliteConnection,
+    id: AttemptId,
+    boot: &BootRecord,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE attempts SET boot = ? WHERE id = ?")
+        .bind(json("a boot", boot)?)
+        .bind(id.0)
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
 }
 
 impl Store {
@@ -234,26 +310,29 @@ impl Store {
         Ok(())
     }
 
-    /// Records how the attempt ends, before the log tells so. The first ending stands.
-    pub async fn decide_ending(
-        &self,
-        id: AttemptId,
-        ending: &Ending,
-        console_tail: Option<&str>,
-        log_end: u64,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE attempts SET reason = ?, message = ?, console_tail = ?, log_end = ? \
-             WHERE id = ? AND reason IS NULL",
+    /// Records what was seen of its machine on the way up.
+    pub async fn record_boot(&self, id: AttemptId, boot: &BootRecord) -> Result<(), StoreError> {
+        let mut connection = self.writer.acquire().await?;
+        write_boot(&mut connection, id, boot).await
+    }
+
+    /// What is kept of its machine beside the console.
+    pub async fn evidence(&self, id: AttemptId) -> Result<Evidence, StoreError> {
+        let row = sqlx::query(
+            "SELECT console_tail, qemu_log, screenshot FROM attempts \
+             LEFT JOIN evidence ON evidence.attempt = attempts.id WHERE id = ?",
         )
-        .bind(ending.reason.as_str())
-        .bind(&ending.message)
-        .bind(console_tail)
-        .bind(i64::try_from(log_end).unwrap_or(i64::MAX))
         .bind(id.0)
-        .execute(&self.writer)
+        .fetch_optional(&self.reader)
         .await?;
-        Ok(())
+        let Some(row) = row else {
+            return Ok(Evidence::default());
+        };
+        Ok(Evidence {
+            console_tail: row.try_get("console_tail")?,
+            qemu_log: row.try_get("qemu_log")?,
+            screenshot: row.try_get("screenshot")?,
+        })
     }
 
     /// Records how a command ended, and where its output did in the log.

@@ -15,6 +15,7 @@ mod drain;
 pub mod heads;
 pub mod jobs;
 mod looks;
+pub mod platform_boots;
 pub mod pull_requests;
 pub mod results;
 mod retention;
@@ -22,6 +23,7 @@ pub mod snapshot;
 mod statuses;
 mod tokens;
 
+pub use attempts::{Decided, Evidence};
 pub use deliveries::{
     AfterFailure, DeliveryCounts, DeliveryState, DeliverySummary, DeliveryWriter, Inserted,
     MOST_TRIES, NewDelivery, StoredDelivery,

@@ -61,9 +61,13 @@ impl Store {
         Ok(ids.into_iter().map(JobId).collect())
     }
 
-    /// Notes that the job's log was removed, and forgets where it was. False for a job that runs again: it keeps its own.
+    /// Notes that the job's log was removed, and forgets where it was, and with it what was kept of its machines. False
+    /// for a job that runs again: it keeps its own.
     pub async fn note_removed_log(&self, job: JobId, now: Timestamp) -> Result<bool, StoreError> {
-        self.note_removed("logs", "log_removed_at", job, now).await
+        let statement =
+            "DELETE FROM evidence WHERE attempt IN (SELECT id FROM attempts WHERE job = ?)";
+        self.note_removed("logs", "log_removed_at", Some(statement), job, now)
+            .await
     }
 
     /// The same for its artefacts.
@@ -72,7 +76,7 @@ impl Store {
         job: JobId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.note_removed("artifacts", "artifacts_removed_at", job, now)
+        self.note_removed("artifacts", "artifacts_removed_at", None, job, now)
             .await
     }
 
@@ -80,6 +84,7 @@ impl Store {
         &self,
         table: &'static str,
         column: &'static str,
+        as_well: Option<&'static str>,
         job: JobId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
@@ -98,6 +103,9 @@ impl Store {
             .bind(job.0)
             .execute(&mut *tx)
             .await?;
+        if let Some(statement) = as_well {
+            sqlx::query(statement).bind(job.0).execute(&mut *tx).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }
@@ -145,6 +153,9 @@ impl Store {
         for statement in [
             &format!(
                 "DELETE FROM steps WHERE attempt IN (SELECT id FROM attempts WHERE job IN ({of_its_jobs}))"
+            ),
+            &format!(
+                "DELETE FROM evidence WHERE attempt IN (SELECT id FROM attempts WHERE job IN ({of_its_jobs}))"
             ),
             &format!("DELETE FROM attempts WHERE job IN ({of_its_jobs})"),
             "DELETE FROM jobs WHERE build = ?",

@@ -112,7 +112,7 @@ fn last_bytes(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Text that a page or a terminal can show: no control characters but newline and tab, no escape sequences.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {

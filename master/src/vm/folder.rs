@@ -33,6 +33,10 @@ impl VmFolder {
         }
     }
 
+    pub(super) fn is_there(&self) -> bool {
+        self.path.is_dir()
+    }
+
     pub(super) fn overlay(&self) -> PathBuf {
         self.path.join("overlay.qcow2")
     }

@@ -29,6 +29,8 @@ pub(crate) struct MachineSpec {
     pub(crate) network_device: NetworkDevice,
     pub(crate) macs: Macs,
     pub(crate) clock: ClockOffset,
+    /// It has a graphics card, of whose picture a screenshot can be taken.
+    pub(crate) display: bool,
     /// An empty file that takes the serial console's output.
     pub(crate) console: PathBuf,
     /// Loopback port of the host that leads to `guest_port`.
@@ -116,5 +118,9 @@ pub(crate) trait Hypervisor: std::fmt::Debug + Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Seen>, VmError>>;
     /// A sentence about how a machine that is no longer there ended.
     fn how_it_ended(&self, attempt: AttemptId) -> BoxFuture<'_, String>;
+    /// What a machine's display shows now, as a PNG; `None` where there is no machine or no display.
+    fn screenshot(&self, attempt: AttemptId) -> BoxFuture<'_, Result<Option<Vec<u8>>, VmError>>;
+    /// The end of what the program that runs the machine has logged, or a sentence why that cannot be read.
+    fn own_log(&self, attempt: AttemptId) -> BoxFuture<'_, String>;
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>>;
 }

@@ -18,6 +18,7 @@ pub(crate) mod hypervisor;
 mod image;
 mod libvirt;
 mod ports;
+mod screenshot;
 mod seed;
 mod start;
 mod sweep;
@@ -33,7 +34,7 @@ pub use hypervisor::HostCapacity;
 pub use image::check_platform;
 pub use sweep::Swept;
 
-use crate::model::{AttemptId, Platform};
+use crate::model::{AttemptId, Milestone, Platform, Witness};
 use console::{ConsoleReader, MarkerSearch};
 use folder::VmFolder;
 use hypervisor::{Hypervisor, Life};
@@ -46,6 +47,8 @@ use turns::Turns;
 
 /// Between two looks at a console: what a boot can lose by it.
 const CONSOLE_PAUSE: Duration = Duration::from_millis(25);
+/// The same where only the time of its first byte is wanted.
+const FIRST_BYTE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a console's file may become where virtlogd does not cut it shorter: twice of what that keeps.
 const CONSOLE_BYTES: u64 = 16 << 20;
 /// Between two questions whether a machine still runs.
@@ -140,9 +143,44 @@ impl Machines {
     }
 
     /// Returns when the serial console shows the marker, or with [`VmError::Gone`] when the machine ended. It has no
-    /// deadline: the caller knows the platform's.
-    pub async fn wait_for_console(&self, attempt: AttemptId, marker: &str) -> Result<(), VmError> {
+    /// deadline: the caller knows the platform's. `witness` hears of the console's first byte, and of the marker.
+    pub async fn wait_for_console(
+        &self,
+        attempt: AttemptId,
+        marker: &str,
+        witness: &dyn Witness,
+    ) -> Result<(), VmError> {
         let mut search = MarkerSearch::new(marker);
+        let shows = |new: &[u8]| {
+            if !new.is_empty() {
+                witness.sees(Milestone::FirstConsoleByte);
+            }
+            search.is_found_in(new)
+        };
+        self.follow_console(attempt, CONSOLE_PAUSE, shows).await?;
+        witness.sees(Milestone::ReadyMarker);
+        Ok(())
+    }
+
+    /// The same for whatever the console shows first.
+    pub async fn wait_for_first_byte(
+        &self,
+        attempt: AttemptId,
+        witness: &dyn Witness,
+    ) -> Result<(), VmError> {
+        let shows = |new: &[u8]| !new.is_empty();
+        self.follow_console(attempt, FIRST_BYTE_PAUSE, shows)
+            .await?;
+        witness.sees(Milestone::FirstConsoleByte);
+        Ok(())
+    }
+
+    async fn follow_console(
+        &self,
+        attempt: AttemptId,
+        pause: Duration,
+        mut is_shown: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), VmError> {
         let mut reader = ConsoleReader::new(VmFolder::of(&self.inner.dir, attempt).console());
         let gone = self.wait_gone(attempt);
         tokio::pin!(gone);
@@ -156,7 +194,7 @@ impl Machines {
             .await?;
             let new = look
                 .map_err(|error| VmError::host(format!("read the console of {attempt}"), error))?;
-            if search.is_found_in(&new) {
+            if is_shown(&new) {
                 return Ok(());
             }
             match ended.take() {
@@ -166,7 +204,7 @@ impl Machines {
                 None => tokio::select! {
                     biased;
                     gone = &mut gone => ended = Some(gone),
-                    () = tokio::time::sleep(CONSOLE_PAUSE) => {}
+                    () = tokio::time::sleep(pause) => {}
                 },
             }
         }
@@ -218,6 +256,21 @@ impl Machines {
         blocking(move || console::read_tail(&console, max_bytes))
             .await
             .unwrap_or_default()
+    }
+
+    /// What the machine's display shows now, as a PNG; `None` where there is no machine or no display.
+    pub async fn screenshot(&self, attempt: AttemptId) -> Result<Option<Vec<u8>>, VmError> {
+        self.inner.hypervisor.screenshot(attempt).await
+    }
+
+    /// The end of QEMU's own log of the machine, fit to be shown, or a sentence why it cannot be read; empty where there
+    /// is none.
+    pub async fn qemu_log(&self, attempt: AttemptId) -> String {
+        let folder = VmFolder::of(&self.inner.dir, attempt);
+        if !blocking(move || folder.is_there()).await.unwrap_or(false) {
+            return String::new();
+        }
+        console::clean(&self.inner.hypervisor.own_log(attempt).await)
     }
 
     /// What the attempt's machine was made from, while it is there: its platform's files may have changed since, or gone.

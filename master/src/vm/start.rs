@@ -65,6 +65,7 @@ impl Inner {
             network,
             network_device,
             clock,
+            display,
             seed,
             console: _,
         } = &platform.kind
@@ -120,6 +121,7 @@ impl Inner {
             network_device: *network_device,
             macs,
             clock: *clock,
+            display: *display,
             console: folder.console(),
             ssh_port: self.ports.reserve(attempt)?,
             guest_port: platform.ssh.port,

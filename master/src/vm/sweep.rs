@@ -51,6 +51,22 @@ impl fmt::Display for Swept {
 }
 
 impl Machines {
+    /// Ends the machines that were made without a job: whoever made them is about to end. What is left is swept later.
+    pub async fn end_canaries(&self) {
+        let machines = match self.inner.hypervisor.list().await {
+            Ok(machines) => machines,
+            Err(error) => {
+                tracing::info!(%error, "canaries are swept at the next start");
+                return;
+            }
+        };
+        for seen in machines.iter().filter(|seen| seen.attempt.is_canary()) {
+            if let Err(error) = self.destroy(seen.attempt).await {
+                tracing::info!(%error, "the canary is swept at the next start");
+            }
+        }
+    }
+
     /// Removes what belongs to no attempt in `live`. Machines whose start was not over when the sweep began are
     /// spared: whoever listed the live attempts may not have known them yet.
     pub async fn sweep(&self, live: &HashSet<AttemptId>) -> Result<Swept, VmError> {

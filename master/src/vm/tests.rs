@@ -100,6 +100,14 @@ impl Hypervisor for Shared {
         std::future::ready("it ended".to_owned()).boxed()
     }
 
+    fn screenshot(&self, _attempt: AttemptId) -> BoxFuture<'_, Result<Option<Vec<u8>>, VmError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn own_log(&self, _attempt: AttemptId) -> BoxFuture<'_, String> {
+        std::future::ready(String::new()).boxed()
+    }
+
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>> {
         let capacity = HostCapacity {
             memory_mib: 1024,
@@ -234,7 +242,7 @@ async fn an_end_while_waiting_for_the_console_is_told() {
         .expect("started");
     let console = stage.folder.path().join("vms/vm-1/console.log");
     std::fs::write(&console, "Linux version 6.1").expect("written");
-    let wait = stage.machines.wait_for_console(VM, "login:");
+    let wait = stage.machines.wait_for_console(VM, "login:", &());
     tokio::pin!(wait);
     assert!(wait.as_mut().now_or_never().is_none());
     stage.fake.machines.lock().expect("lock").clear();

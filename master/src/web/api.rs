@@ -9,6 +9,7 @@ use super::views::{BuildView, JobView, encoded};
 use crate::config::Standing;
 use crate::model::{BuildId, JobId, PlatformKind};
 use crate::pipeline::pause::Pause;
+use crate::store::Evidence;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -86,11 +87,13 @@ pub(super) async fn job(
 
 /// Platforms that take work, and those that do not, or not yet, with the reason.
 pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
-    let (mut ready, mut held, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ready, mut held, mut out_of_service, mut refused) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for listed in app.platforms.list() {
         let (list, why) = match &listed.standing {
             Standing::Ready => (&mut ready, None),
             Standing::Held(why) => (&mut held, Some(why)),
+            Standing::OutOfService(why) => (&mut out_of_service, Some(why)),
             Standing::Refused(why) => (&mut refused, Some(why)),
         };
         let mut shown = json!({ "name": listed.name, "why": why });
@@ -115,7 +118,32 @@ pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
         }
         list.push(shown);
     }
-    Json(json!({ "ready": ready, "held": held, "refused": refused }))
+    Json(json!({
+        "ready": ready, "held": held, "out_of_service": out_of_service, "refused": refused
+    }))
+}
+
+/// What the display of an attempt's machine showed when it was given up.
+pub(super) async fn screenshot(
+    State(app): State<App>,
+    Path((id, number)): Path<(String, i64)>,
+) -> Result<Response, ApiError> {
+    let job = app.known_job(&id).await?;
+    let store = &app.ledger.store;
+    let attempts = store.attempts_of(job.id).await?;
+    let attempt = attempts.iter().find(|attempt| attempt.number == number);
+    let evidence = match attempt {
+        Some(attempt) => store.evidence(attempt.id).await?,
+        None => Evidence::default(),
+    };
+    let png = evidence.screenshot.ok_or_else(|| {
+        ApiError::not_found(format!("screenshot of attempt {number} of {}", job.id))
+    })?;
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("image/png")),
+        (CONTENT_SECURITY_POLICY, GUEST_POLICY),
+    ];
+    Ok((headers, png).into_response())
 }
 
 /// Streams a kept file out of the object store.

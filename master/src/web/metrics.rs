@@ -2,6 +2,7 @@
 
 use super::App;
 use super::error::ApiError;
+use crate::config::Standing;
 use crate::pipeline::pause::Pause;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -58,7 +59,12 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
     );
     let ready = app.platforms.ready().len() as i64;
     let refused = app.platforms.refused().len() as i64;
-    let held = app.platforms.list().len() as i64 - ready - refused;
+    let listed = app.platforms.list();
+    let out = listed
+        .iter()
+        .filter(|listed| matches!(listed.standing, Standing::OutOfService(_)))
+        .count() as i64;
+    let held = listed.len() as i64 - ready - refused - out;
     add(
         "platforms",
         "Platforms by whether they take work",
@@ -66,8 +72,20 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         vec![
             ("ready".into(), ready),
             ("held".into(), held),
+            ("out_of_service".into(), out),
             ("refused".into(), refused),
         ],
+    );
+    add(
+        "platform_boots_failed",
+        "Boots of the platform that failed in a row",
+        "platform",
+        store
+            .platform_boots()
+            .await?
+            .into_iter()
+            .map(|(name, service)| (name, i64::from(service.failures)))
+            .collect(),
     );
     let pauses = app.pauses.now();
     add(

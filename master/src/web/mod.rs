@@ -29,7 +29,7 @@ pub(crate) use drain::DrainRequest;
 pub use drain::DrainView;
 pub use listen::{Server, Tls};
 pub use logs::LOG_LENGTH;
-pub use views::{ArtifactView, AttemptView, BuildView, JobView, StatusView, StepView};
+pub use views::{ArtifactView, AttemptView, BootView, BuildView, JobView, StatusView, StepView};
 
 use crate::config::Platforms;
 use crate::event::webhook::{self, Webhooks};
@@ -82,6 +82,7 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/", get(pages::builds))
         .route("/builds/{id}", get(pages::build))
         .route("/jobs/{id}", get(pages::job))
+        .route("/platforms", get(pages::platforms))
         .route("/metrics", get(metrics::metrics))
         .route("/api/builds", get(api::builds))
         .route("/api/builds/{id}", get(api::build))
@@ -89,6 +90,10 @@ pub fn routes(app: App, webhooks: Webhooks) -> Router {
         .route("/api/jobs/{id}/log", get(logs::raw))
         .route("/api/jobs/{id}/log/stream", get(logs::stream))
         .route("/api/jobs/{id}/artifacts/{*path}", get(api::artifact))
+        .route(
+            "/api/jobs/{id}/attempts/{number}/screenshot.png",
+            get(api::screenshot),
+        )
         .route("/api/platforms", get(api::platforms))
         .route("/api/github", get(github::show))
         .route("/api/drain", get(drain::show))

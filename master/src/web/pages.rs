@@ -4,6 +4,7 @@ use super::App;
 use super::access::{Visitor, login_link};
 use super::error::{ApiError, PageError};
 use super::views::{BuildView, JobView};
+use crate::config::{Listed, Platforms, Standing};
 use crate::model::{Right, visible};
 use axum::extract::{self, FromRequestParts, Path};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -30,6 +31,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("job.html", include_str!("templates/job.html")),
         ("jobs_table.html", include_str!("templates/jobs_table.html")),
         ("login.html", include_str!("templates/login.html")),
+        ("platforms.html", include_str!("templates/platforms.html")),
     ];
     for (name, text) in templates {
         if let Err(error) = environment.add_template(name, text) {
@@ -38,6 +40,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     }
     environment.set_formatter(show);
     environment.add_filter("duration", duration);
+    environment.add_filter("elapsed", elapsed);
     environment.add_filter("bytes", bytes);
     environment
 });
@@ -84,6 +87,7 @@ impl FromRequestParts<App> for Page {
         let notices = match app.access.lets_read(&visitor) {
             true => {
                 let mut notices = app.pauses.notices();
+                notices.extend(out_of_service(&app.platforms));
                 notices.extend(app.github_notice().await);
                 notices
             }
@@ -124,6 +128,50 @@ pub(super) async fn build(
     Ok(render("build.html", context! { page, build })?)
 }
 
+pub(super) async fn platforms(
+    extract::State(app): extract::State<App>,
+    page: Page,
+) -> Result<Html<String>, PageError> {
+    let platforms: Vec<Value> = app.platforms.list().iter().map(platform_row).collect();
+    Ok(render("platforms.html", context! { page, platforms })?)
+}
+
+fn platform_row(listed: &Listed) -> Value {
+    let (standing, why) = match &listed.standing {
+        Standing::Ready => ("ready", None),
+        Standing::Held(why) => ("waits", Some(why)),
+        Standing::OutOfService(why) => ("out_of_service", Some(why)),
+        Standing::Refused(why) => ("refused", Some(why)),
+    };
+    let platform = listed.platform.as_deref();
+    let system = platform.map(|platform| {
+        let version = platform.os_version.as_deref().unwrap_or_default();
+        format!(
+            "{} {version} {}",
+            platform.os.as_str(),
+            platform.arch.as_str()
+        )
+    });
+    context! {
+        name => listed.name,
+        standing,
+        why,
+        system,
+        known_issue => platform.and_then(|platform| platform.known_issue.as_deref()),
+    }
+}
+
+/// What every page says of platforms whose guests do not come up.
+fn out_of_service(platforms: &Platforms) -> Vec<String> {
+    let listed = platforms.list().into_iter();
+    listed
+        .filter_map(|listed| match listed.standing {
+            Standing::OutOfService(why) => Some(format!("The platform {} is {why}", listed.name)),
+            Standing::Ready | Standing::Held(_) | Standing::Refused(_) => None,
+        })
+        .collect()
+}
+
 pub(super) async fn job(
     extract::State(app): extract::State<App>,
     page: Page,
@@ -161,6 +209,18 @@ fn duration(from: String, to: Option<String>) -> String {
     };
     let to = to.as_deref().and_then(parse).unwrap_or_else(Timestamp::now);
     crate::report::wording::between(from, to)
+}
+
+/// The time between two timestamps as `+2.13 s`, for what takes less than a second too.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the form that templates call"
+)]
+fn elapsed(from: String, to: String) -> String {
+    match (from.parse::<Timestamp>(), to.parse::<Timestamp>()) {
+        (Ok(from), Ok(to)) => format!("+{:.2} s", to.duration_since(from).as_secs_f64()),
+        (Ok(_) | Err(_), _) => String::new(),
+    }
 }
 
 fn bytes(count: u64) -> String {

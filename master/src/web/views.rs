@@ -2,7 +2,7 @@
 
 use super::App;
 use crate::model::{Attempt, Build, BuildId, Conclusion, Job, JobState, Phase, TestCounts};
-use crate::store::{StatusRow, StoreError};
+use crate::store::{Evidence, StatusRow, StoreError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -90,8 +90,26 @@ pub struct AttemptView {
     pub conclusion: Option<String>,
     pub reason: Option<String>,
     pub message: Option<String>,
+    /// How its machine came up, or how far. Without milestones when it did not begin to.
+    #[serde(default)]
+    pub boot: BootView,
+    /// These three only where the attempt failed through no fault of the job.
     pub console_tail: Option<String>,
+    /// The end of QEMU's own log.
+    #[serde(default)]
+    pub qemu_log: Option<String>,
+    /// Where the picture is of what its display showed, a PNG.
+    #[serde(default)]
+    pub screenshot_url: Option<String>,
     pub steps: Vec<StepView>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BootView {
+    /// Each milestone that was seen, and the time at which it first was.
+    pub milestones: Vec<(String, Timestamp)>,
+    /// What was being waited for when the machine was given up.
+    pub waited_for: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -220,7 +238,8 @@ impl App {
                     exit: step.exit,
                 })
                 .collect();
-            view.attempts.push(attempt_view(attempt, steps));
+            let evidence = self.ledger.store.evidence(attempt.id).await?;
+            view.attempts.push(attempt_view(attempt, evidence, steps));
         }
         Ok(view)
     }
@@ -279,7 +298,7 @@ fn build_view(build: Build, jobs: Vec<JobView>) -> BuildView {
     }
 }
 
-fn attempt_view(attempt: Attempt, steps: Vec<StepView>) -> AttemptView {
+fn attempt_view(attempt: Attempt, evidence: Evidence, steps: Vec<StepView>) -> AttemptView {
     let name = |phase: Phase| phase.as_str().to_owned();
     AttemptView {
         vm: attempt.id.to_string(),
@@ -296,7 +315,21 @@ fn attempt_view(attempt: Attempt, steps: Vec<StepView>) -> AttemptView {
             .as_ref()
             .map(|e| e.reason.as_str().to_owned()),
         message: attempt.ending.map(|e| e.message),
-        console_tail: attempt.console_tail,
+        boot: BootView {
+            milestones: attempt
+                .boot
+                .milestones
+                .iter()
+                .map(|(milestone, at)| (milestone.as_str().to_owned(), *at))
+                .collect(),
+            waited_for: attempt.boot.waited_for,
+        },
+        console_tail: evidence.console_tail,
+        qemu_log: evidence.qemu_log,
+        screenshot_url: evidence.screenshot.map(|_| {
+            let (job, number) = (attempt.job.0, attempt.number);
+            format!("/api/jobs/{job}/attempts/{number}/screenshot.png")
+        }),
         steps,
     }
 }

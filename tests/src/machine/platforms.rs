@@ -71,6 +71,25 @@ impl Platforms {
         Ok(())
     }
 
+    /// Changes the `platform.toml` of a platform that is there, in one step.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Table)) -> Result<()> {
+        let folder = self.folder.path().join(name);
+        let text = std::fs::read_to_string(folder.join("platform.toml"))?;
+        let mut table: Table = toml::from_str(&text)?;
+        change(&mut table);
+        let new = folder.join(".platform.toml.new");
+        std::fs::write(&new, toml::to_string(&table)?)?;
+        std::fs::rename(new, folder.join("platform.toml"))?;
+        Ok(())
+    }
+
+    /// Gives a platform the `platform.toml` of its image again.
+    pub fn mend(&self, image: &str, name: &str) -> Result<()> {
+        let text = std::fs::read_to_string(images_folder().join(image).join("platform.toml"))?;
+        let original: Table = toml::from_str(&text)?;
+        self.change(name, |platform| *platform = original)
+    }
+
     /// A guest whose kernel finds no program to start and halts.
     pub fn add_never_booting(&self, image: &str, name: &str) -> Result<()> {
         self.add_changed(image, name, |platform| {

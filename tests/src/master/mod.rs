@@ -17,7 +17,8 @@ pub use authority::Authority;
 pub use builder::{MasterBuilder, RepositoryEntry};
 pub use events::{LogEvent, LogFrom};
 pub use views::{
-    ArtifactView, AttemptView, BuildView, JobView, PlatformsView, RefusedView, StepView, TestsView,
+    ArtifactView, AttemptView, BootView, BuildView, JobView, PlatformsView, RefusedView, StepView,
+    TestsView,
 };
 
 use crate::machine;

@@ -48,8 +48,18 @@ pub struct AttemptView {
     pub conclusion: Option<String>,
     pub reason: Option<String>,
     pub message: Option<String>,
+    pub boot: BootView,
     pub console_tail: Option<String>,
+    pub qemu_log: Option<String>,
+    pub screenshot_url: Option<String>,
     pub steps: Vec<StepView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct BootView {
+    /// Each milestone with the time at which it was first seen.
+    pub milestones: Vec<(String, Timestamp)>,
+    pub waited_for: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -81,6 +91,8 @@ pub struct PlatformsView {
     pub ready: Vec<PlatformView>,
     /// Those that take no work yet.
     pub held: Vec<RefusedView>,
+    /// Those whose guests did not come up.
+    pub out_of_service: Vec<RefusedView>,
     pub refused: Vec<RefusedView>,
 }
 

@@ -64,7 +64,9 @@ pub(super) async fn look(folder: &Path, data: Option<&Path>) -> Result<Vec<Strin
         listed.ok_or("its folder's name begins with a dot, so the master passes over it")?;
     let platform = match (listed.standing, listed.platform) {
         (Standing::Ready, Some(platform)) => platform,
-        (Standing::Refused(why) | Standing::Held(why), _) => return Err(why),
+        (Standing::Refused(why) | Standing::OutOfService(why) | Standing::Held(why), _) => {
+            return Err(why);
+        }
         (Standing::Ready, None) => return Err("its file cannot be read".to_owned()),
     };
     let mut found = vec![format!("platform.toml is right: {}", about(&platform))];

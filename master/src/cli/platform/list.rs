@@ -13,6 +13,9 @@ use std::process::ExitCode;
 struct Answer {
     ready: Vec<Shown>,
     held: Vec<Shown>,
+    /// Unknown to masters before this one.
+    #[serde(default)]
+    out_of_service: Vec<Shown>,
     refused: Vec<Shown>,
 }
 
@@ -44,6 +47,7 @@ pub(super) async fn list(remote: &Remote) -> anyhow::Result<ExitCode> {
     let all = [
         ("ready", answer.ready),
         ("waits", answer.held),
+        ("OUT", answer.out_of_service),
         ("refused", answer.refused),
     ];
     let mut all: Vec<(&str, Shown)> = all

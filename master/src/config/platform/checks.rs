@@ -70,6 +70,7 @@ fn check_machine(file: &PlatformFile) -> Result<(), String> {
         ("network", file.network.is_some()),
         ("network_device", file.network_device.is_some()),
         ("clock", file.clock.is_some()),
+        ("display", file.display.is_some()),
         ("seed", file.seed.is_some()),
     ] {
         if given {

@@ -53,6 +53,9 @@ pub(super) struct PlatformFile {
     pub(super) network_device: Option<NetworkDevice>,
     /// What the machine's clock shows when it is switched on. Default `utc`.
     pub(super) clock: Option<ClockOffset>,
+    /// Whether the VM has a graphics card. Nobody sees it but a screenshot, which is taken when a guest does not come up.
+    /// Default: true, but for a VM with `[kernel]`, whose messages go where its command line says, false.
+    pub(super) display: Option<bool>,
     /// `nocloud` for a vendor's cloud image as it is: each VM gets a volume `cidata` with a user, an SSH key and a host
     /// key of its own, and the image needs neither key nor preparation. Default `none`.
     pub(super) seed: Option<Seed>,

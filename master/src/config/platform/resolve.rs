@@ -127,6 +127,7 @@ fn kind(folder: &Path, file: PlatformFile) -> Result<PlatformKind, String> {
             false => Firmware::Bios,
         });
     Ok(PlatformKind::Vm {
+        display: file.display.unwrap_or(file.kernel.is_none()),
         kernel: file.kernel.map(|kernel| KernelSpec {
             path: folder.join(kernel.path),
             initrd: kernel.initrd.map(|initrd| folder.join(initrd)),

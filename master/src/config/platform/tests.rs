@@ -35,6 +35,7 @@ fn few_keys_make_a_platform() {
         platform.kind,
         PlatformKind::Vm {
             network: Network::Closed,
+            display: true,
             ..
         }
     ));
@@ -201,7 +202,7 @@ fn every_key_reaches_the_platform() {
     let platform = parse(&format!(
         "name = 'freebsd-14'\ntags = ['bsd']\nos = 'freebsd'\nos_version = '14.2'\nfirmware = 'uefi'\n\
          cpu_model = 'Nehalem'\nmemory_mib = 2048\nvcpus = 2\nnetwork = 'internet'\nnetwork_device = 'e1000'\n\
-         clock = 'localtime'\nlimit = 3\nboot_deadline_secs = 100\nboot_scale = 3\ntimeout_scale = 4\n\
+         clock = 'localtime'\ndisplay = true\nlimit = 3\nboot_deadline_secs = 100\nboot_scale = 3\ntimeout_scale = 4\n\
          shell = ['/bin/csh', '-c']\nwork_dir = '/w'\nstate_dir = '/s'\nenv = {{ A = '1' }}\nowner = 'me'\n\
          notes = 'slow'\nknown_issue = 'hangs'\nexpires = 2027-06-30\n\
          [kernel]\npath = 'kernel'\ninitrd = 'initrd'\ncmdline = 'quiet'\n\
@@ -228,11 +229,13 @@ fn every_key_reaches_the_platform() {
         network,
         network_device,
         cpu_model,
+        display,
         ..
     } = platform.kind
     else {
         panic!("it is a VM with a disk");
     };
+    assert!(display, "although it has a kernel");
     assert_eq!((disk.format, disk.bus), (DiskFormat::Vmdk, DiskBus::Sata));
     assert_eq!((firmware, machine.as_str()), (Firmware::Uefi, "q35"));
     assert_eq!(network, Network::Internet);

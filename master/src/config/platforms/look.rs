@@ -8,6 +8,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stamp(Vec<(std::ffi::OsString, u64, i64, i64, u64)>);
 
+impl Stamp {
+    /// A short name of it, the same after a restart.
+    pub(super) fn digest(&self) -> String {
+        use sha2::{Digest, Sha256};
+        hex::encode(Sha256::digest(format!("{:?}", self.0)))
+    }
+}
+
 pub(super) fn stamp(folder: &Path) -> Stamp {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .into_iter()

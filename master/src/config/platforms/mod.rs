@@ -6,7 +6,8 @@
 //!            └─ the same as before: stays what it is
 //! ```
 //!
-//! Held platforms take no job, and jobs for them wait; jobs for refused ones end with the sentence. Who checks the
+//! Held platforms take no job, and jobs for them wait; so it is with those that are ready but for having been put out of
+//! service, by whom boots are counted. Jobs for refused ones end with the sentence. Who checks the
 //! images, and fetches those that are elsewhere, is `pipeline/inspect`; where nobody does, they are taken as good.
 
 mod look;
@@ -39,6 +40,8 @@ pub struct Platforms {
     data: Option<PathBuf>,
     inspection: Inspection,
     known: Arc<RwLock<Known>>,
+    /// Platforms that are out of service because their guests do not come up, with the sentence.
+    out: Arc<RwLock<BTreeMap<String, String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +77,8 @@ pub enum Standing {
     Ready,
     /// Not yet: the sentence says what is waited for.
     Held(String),
+    /// Its guests did not come up; it is tried by canary boots: the sentence says since when and why.
+    OutOfService(String),
     /// Not before a person mends it: the sentence says what.
     Refused(String),
 }
@@ -140,6 +145,7 @@ impl Platforms {
             data,
             inspection,
             known: Arc::default(),
+            out: Arc::default(),
         };
         platforms.look(Settling::LeftOut);
         platforms
@@ -257,8 +263,10 @@ impl Platforms {
             ));
         };
         match (entry.standing(), entry.platform) {
-            (Standing::Ready | Standing::Held(_), Some(platform)) => Ok(platform),
-            (Standing::Refused(why) | Standing::Held(why), _) => {
+            (Standing::Ready | Standing::OutOfService(_) | Standing::Held(_), Some(platform)) => {
+                Ok(platform)
+            }
+            (Standing::Refused(why) | Standing::OutOfService(why) | Standing::Held(why), _) => {
                 // The folder has just been named, and a status on GitHub has to be short.
                 let folder = format!("{}/", self.dir.join(name).display());
                 let why = why.strip_prefix(&folder).unwrap_or(&why);
@@ -271,9 +279,38 @@ impl Platforms {
     /// What is waited for, where the platform takes no work yet.
     pub fn why_held(&self, name: &str) -> Option<String> {
         let standing = self.known(|known| known.entries.get(name).map(Entry::standing));
-        match standing {
-            Some(Standing::Held(why)) => Some(why),
+        match standing.map(|standing| self.in_service(name, standing)) {
+            Some(Standing::Held(why) | Standing::OutOfService(why)) => Some(why),
             Some(Standing::Ready | Standing::Refused(_)) | None => None,
+        }
+    }
+
+    /// A name of what the platform's files are now, which is another once they change.
+    pub fn files_of(&self, name: &str) -> String {
+        self.known(|known| known.entries.get(name).map(|entry| entry.stamp.digest()))
+            .unwrap_or_default()
+    }
+
+    /// Tells which platforms are out of service, with the sentence; what begins is logged.
+    pub fn put_out_of_service(&self, out: BTreeMap<String, String>) {
+        let mut known = self.out.write().unwrap_or_else(|e| e.into_inner());
+        for (name, why) in out.iter().filter(|(name, _)| !known.contains_key(*name)) {
+            tracing::warn!(platform = name, why, "platform out of service");
+        }
+        *known = out;
+    }
+
+    /// One that could take work takes none while it is out of service.
+    fn in_service(&self, name: &str, standing: Standing) -> Standing {
+        match standing {
+            Standing::Ready => {
+                let out = self.out.read().unwrap_or_else(|e| e.into_inner());
+                match out.get(name) {
+                    Some(why) => Standing::OutOfService(why.clone()),
+                    None => Standing::Ready,
+                }
+            }
+            Standing::Held(_) | Standing::OutOfService(_) | Standing::Refused(_) => standing,
         }
     }
 
@@ -283,7 +320,7 @@ impl Platforms {
             let listed = known.entries.iter().map(|(name, entry)| Listed {
                 name: name.clone(),
                 folder: self.dir.join(name),
-                standing: entry.standing(),
+                standing: self.in_service(name, entry.standing()),
                 platform: entry.platform.clone(),
             });
             listed.collect()
@@ -317,7 +354,7 @@ impl Platforms {
                     why,
                     platform: listed.platform,
                 }),
-                Standing::Ready | Standing::Held(_) => None,
+                Standing::Ready | Standing::Held(_) | Standing::OutOfService(_) => None,
             })
             .collect()
     }
@@ -334,7 +371,9 @@ impl Platforms {
                         platform: listed.platform,
                     })
                 }
-                (Standing::Ready, _) | (Standing::Held(_), Some(_)) => None,
+                (Standing::Ready | Standing::OutOfService(_), _) | (Standing::Held(_), Some(_)) => {
+                    None
+                }
             })
             .collect()
     }
@@ -368,7 +407,7 @@ impl Platforms {
         }
         entry.state = match standing {
             Standing::Ready => State::Ready,
-            Standing::Held(why) => State::Unchecked(why),
+            Standing::Held(why) | Standing::OutOfService(why) => State::Unchecked(why),
             Standing::Refused(why) => State::Refused(why),
         };
         true

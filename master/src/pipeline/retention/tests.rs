@@ -3,6 +3,7 @@ use crate::model::{BuildId, JobId};
 use crate::pulse::Pulses;
 use crate::result::artifacts::Caps;
 use crate::result::objects::Objects;
+use crate::store::Evidence;
 use jiff::ToSpan;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
@@ -98,6 +99,13 @@ impl Fixture {
         .execute(&mut *tx)
         .await
         .unwrap();
+        sqlx::query(
+            "INSERT INTO evidence (attempt, qemu_log, screenshot) SELECT id, 'log', x'89' FROM attempts WHERE job = ?",
+        )
+        .bind(job)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
         tx.commit().await.unwrap();
         let id = JobId(job);
         let mut writer = self.logs.writer(id).await.unwrap();
@@ -172,6 +180,9 @@ async fn logs_and_artefacts_go_after_their_days_and_the_job_says_so() {
         let removed = fixture.store.removed(job).await.unwrap();
         assert_eq!(removed.log, is_removed.then_some(fixture.today));
         assert_eq!(fixture.logs.length(job).await.unwrap() == 0, is_removed);
+        let attempt = fixture.store.attempts_of(job).await.unwrap()[0].id;
+        let evidence = fixture.store.evidence(attempt).await.unwrap();
+        assert_eq!(evidence == Evidence::default(), is_removed);
     }
     fixture.assert_nothing_dangles().await;
     assert_eq!(fixture.round().await, Round::default());
@@ -242,7 +253,13 @@ async fn records_go_with_all_that_belongs_to_them_and_the_file_shrinks() {
     let round = fixture.round().await;
     assert_eq!((round.logs, round.builds), (40, 40));
     let mut tx = fixture.store.write().await.unwrap();
-    for (table, left) in [("builds", 1), ("jobs", 1), ("attempts", 1), ("statuses", 0)] {
+    for (table, left) in [
+        ("builds", 1),
+        ("jobs", 1),
+        ("attempts", 1),
+        ("evidence", 1),
+        ("statuses", 0),
+    ] {
         let count: i64 = sqlx::query_scalar(&format!("SELECT COUNT(*) FROM {table}"))
             .fetch_one(&mut *tx)
             .await

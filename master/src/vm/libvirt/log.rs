@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The end of the log is all that is asked of it, but a start writes several KiB of arguments.
 const LOG_BYTES: u64 = 64 * 1024;
+/// What is shown of it to people: the arguments, and what came after them.
+const SHOWN_BYTES: u64 = 16 * 1024;
 /// Last words longer than this tell a person nothing more.
 const LAST_LINES: usize = 5;
 
@@ -33,7 +35,7 @@ pub(super) fn paths(uri: &str, domain: &str) -> Vec<PathBuf> {
 /// A sentence about how the domain ended.
 pub(super) fn how_it_ended(paths: &[PathBuf]) -> String {
     for path in paths {
-        match read_end(path) {
+        match read_end(path, LOG_BYTES) {
             Ok(log) => return describe(&log),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -47,6 +49,24 @@ pub(super) fn how_it_ended(paths: &[PathBuf]) -> String {
     "it does not run any more, and libvirt has no log of it".into()
 }
 
+/// The end of the log, or a sentence why it cannot be read; empty where there is none.
+pub(super) fn shown(paths: &[PathBuf]) -> String {
+    for path in paths {
+        match read_end(path, SHOWN_BYTES) {
+            Ok(log) => return log,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = path.display();
+                return format!(
+                    "QEMU's log {path} could not be read: {error}\nhint: let the master's user read that folder, or use \
+                     qemu:///session"
+                );
+            }
+        }
+    }
+    String::new()
+}
+
 /// The log goes with its domain. libvirt never removes one; where it is not ours to remove it stays.
 pub(super) fn remove(paths: &[PathBuf]) {
     for path in paths {
@@ -58,13 +78,13 @@ pub(super) fn remove(paths: &[PathBuf]) {
     }
 }
 
-fn read_end(path: &Path) -> std::io::Result<String> {
+fn read_end(path: &Path, most: u64) -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = fs::File::open(path)?;
-    let start = file.metadata()?.len().saturating_sub(LOG_BYTES);
+    let start = file.metadata()?.len().saturating_sub(most);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

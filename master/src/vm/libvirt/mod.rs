@@ -14,7 +14,7 @@ mod xml;
 use super::accelerator::{self, Acceleration, Accelerator, KvmDevice};
 use super::confinement::{Bounds, QemuUser};
 use super::hypervisor::{CreateError, HostCapacity, Hypervisor, Life, MachineSpec, Seen};
-use super::{VmError, folder};
+use super::{VmError, blocking, folder, screenshot};
 use crate::model::AttemptId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -29,6 +29,7 @@ use virt::domain::{
 };
 use virt::enumutil::Enum;
 use virt::error::{Error, ErrorNumber};
+use virt::stream::Stream;
 use virt::sys;
 use xml::{MARK_URI, Mark, Surroundings};
 
@@ -205,6 +206,28 @@ impl Libvirt {
             .map_err(|error| explain("list the VMs".into(), &error))
     }
 
+    async fn take_screenshot(&self, attempt: AttemptId) -> Result<Option<Vec<u8>>, VmError> {
+        let what = || format!("take a screenshot of {attempt}");
+        let name = self.around.domain_name(attempt);
+        let taken = self
+            .link
+            .call(LOOK_DEADLINE, move |connect, _| {
+                match lookup(connect, &name)? {
+                    Some(domain) => picture(connect, &domain),
+                    None => Ok(None),
+                }
+            })
+            .await
+            .map_err(|error| explain(what(), &error))?;
+        match taken {
+            Some(picture) => blocking(move || screenshot::to_png(&picture))
+                .await?
+                .map(Some)
+                .map_err(|why| VmError::host(what(), why)),
+            None => Ok(None),
+        }
+    }
+
     async fn read_capacity(&self) -> Result<HostCapacity, VmError> {
         let node = self
             .link
@@ -257,6 +280,20 @@ impl Hypervisor for Libvirt {
         .boxed()
     }
 
+    fn screenshot(&self, attempt: AttemptId) -> BoxFuture<'_, Result<Option<Vec<u8>>, VmError>> {
+        self.take_screenshot(attempt).boxed()
+    }
+
+    fn own_log(&self, attempt: AttemptId) -> BoxFuture<'_, String> {
+        let paths = self.log_paths(attempt);
+        async move {
+            tokio::task::spawn_blocking(move || log::shown(&paths))
+                .await
+                .unwrap_or_else(|error| error.to_string())
+        }
+        .boxed()
+    }
+
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>> {
         self.read_capacity().boxed()
     }
@@ -264,6 +301,38 @@ impl Hypervisor for Libvirt {
 
 fn lookup(connect: &Connect, name: &str) -> Result<Option<Domain>, Error> {
     absent_is_fine(connect.lookup_domain_by_name(name).map(Some), None)
+}
+
+/// What the first display shows, in whatever form QEMU writes it; `None` where the domain has none, or is gone.
+fn picture(connect: &Connect, domain: &Domain) -> Result<Option<Vec<u8>>, Error> {
+    let stream = Stream::new(connect, 0)?;
+    match domain.screenshot(&stream, 0, 0) {
+        Ok(_) => {}
+        // "no screens to take screenshot from", in two ways.
+        Err(error)
+            if matches!(
+                error.code(),
+                Enum::Known(ErrorNumber::OperationInvalid | ErrorNumber::InvalidArg)
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return absent_is_fine(Err(error), None),
+    }
+    let mut picture = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let read = usize::try_from(stream.recv(&mut piece)?).unwrap_or(0);
+        if read == 0 {
+            stream.finish()?;
+            return Ok(Some(picture));
+        }
+        picture.extend_from_slice(piece.get(..read).unwrap_or_default());
+        if picture.len() > screenshot::MOST_PICTURE_BYTES {
+            stream.abort()?;
+            return Ok(None);
+        }
+    }
 }
 
 /// Lets the host's cgroups bound what QEMU takes; refused where it has none. Not a part of the description: a memory

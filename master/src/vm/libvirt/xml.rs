@@ -1,6 +1,8 @@
 //! A machine as libvirt's XML, and our mark in it.
 
-use crate::model::{AttemptId, DiskBus, Firmware, KernelSpec, Network, NetworkDevice};
+use crate::model::{
+    Architecture, AttemptId, DiskBus, Firmware, KernelSpec, Network, NetworkDevice,
+};
 use crate::vm::hypervisor::MachineSpec;
 use crate::vm::{Accelerator, VmError};
 use minijinja::{Environment, context};
@@ -125,6 +127,7 @@ pub(super) fn render(spec: &MachineSpec, around: &Surroundings) -> Result<String
                 uefi,
                 cpu_model => spec.cpu_model,
                 clock => spec.clock.as_str(),
+                video => spec.display.then(|| video(spec.arch)),
                 kernel,
                 disk,
                 bus => bus(spec.disk_bus),
@@ -152,6 +155,14 @@ fn bus(bus: DiskBus) -> minijinja::Value {
     };
     let controller = (bus == DiskBus::VirtioScsi).then_some("virtio-scsi");
     context! { name, first, second, seed_device, controller }
+}
+
+/// The graphics card that firmware, boot loaders and systems of the architecture know.
+fn video(arch: Architecture) -> &'static str {
+    match arch {
+        Architecture::X86_64 => "vga",
+        Architecture::Aarch64 => "virtio",
+    }
 }
 
 /// QEMU's own name of a card for PCI.
@@ -200,7 +211,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Architecture, ClockOffset, DiskFormat};
+    use crate::model::{ClockOffset, DiskFormat};
     use crate::vm::hypervisor::{BackingImage, Macs, OverlaySpec};
 
     fn around(accelerator: Accelerator) -> Surroundings {
@@ -245,6 +256,7 @@ mod tests {
             network_device: NetworkDevice::Virtio,
             macs: Macs::new(),
             clock: ClockOffset::Utc,
+            display: false,
             console: "/vms/vm-17/console.log".into(),
             ssh_port: 40_022,
             guest_port: 22,
@@ -290,6 +302,12 @@ mod tests {
         arm.arch = Architecture::Aarch64;
         arm.machine = "virt".into();
         let mut all = vec![full, diskless, without_kernel, arm];
+        for arch in Architecture::ALL {
+            let mut shown = spec(Network::Closed);
+            shown.arch = arch;
+            shown.display = true;
+            all.push(shown);
+        }
         for firmware in [Firmware::Uefi, Firmware::UefiWithoutSecureBoot] {
             let mut uefi = spec(Network::Closed);
             (uefi.kernel, uefi.firmware) = (None, firmware);
@@ -319,7 +337,14 @@ mod tests {
     #[test]
     fn each_key_of_a_platform_is_in_its_machine() {
         let bios = rendered(&spec(Network::Closed), Accelerator::Tcg);
-        for absent in ["<firmware>", "<nvram>", "<smm", "cdrom", "<model"] {
+        for absent in [
+            "<firmware>",
+            "<nvram>",
+            "<smm",
+            "cdrom",
+            "<model",
+            "<video>",
+        ] {
             assert!(!bios.contains(absent), "{absent}: {bios}");
         }
         assert!(bios.contains("<clock offset=\"utc\"/>"), "{bios}");
@@ -330,6 +355,7 @@ mod tests {
         other.firmware = Firmware::Uefi;
         other.cpu_model = Some("Nehalem".into());
         other.clock = ClockOffset::Localtime;
+        other.display = true;
         other.disk_bus = DiskBus::VirtioScsi;
         other.network_device = NetworkDevice::Rtl8139;
         other.seed = Some("/vms/vm-17/seed.iso".into());
@@ -341,6 +367,7 @@ mod tests {
             "<feature enabled=\"yes\" name=\"secure-boot\"/>",
             "<nvram>/vms/vm-17/variables</nvram>",
             "<smm state=\"on\"/>",
+            "<video><model type=\"vga\"/></video>",
             "<model fallback=\"forbid\">Nehalem</model>",
             "<clock offset=\"localtime\"/>",
             "<target dev=\"sda\" bus=\"scsi\"/>",

@@ -25,6 +25,15 @@ async fn hostile_job(site: &Site) -> JobId {
             3,
         ),
         (
+            "INSERT INTO evidence (attempt, qemu_log) SELECT id, ? FROM attempts",
+            1,
+        ),
+        (
+            "UPDATE attempts SET boot = json_object('milestones', json_array(json_array('ssh_banner', '2026-01-01T00:00:00Z')), \
+             'waited_for', ?)",
+            1,
+        ),
+        (
             "INSERT INTO steps (attempt, number, name, log_offset, started_at) SELECT id, 0, ?, 0, 0 FROM attempts",
             1,
         ),
