@@ -15,8 +15,8 @@ use super::transcript;
 use super::work::{Work, log_error};
 use crate::config::{Config, Platforms};
 use crate::model::{
-    AgentKind, Architecture, Attempt, Build, Conclusion, ConsoleSpec, Ending, HostKey, Job, Login,
-    OsFamily, Phase, Platform, PlatformKind, Reason,
+    AgentKind, Architecture, Attempt, AttemptId, Build, Conclusion, ConsoleSpec, Ending, HostKey,
+    Job, Login, OsFamily, Phase, Platform, PlatformKind, Reason,
 };
 use crate::result::artifacts::Artifacts;
 use crate::result::log::{LogError, LogWriter, Logs, Mask};
@@ -44,12 +44,41 @@ pub struct Machinery {
     pub artifacts: Artifacts,
 }
 
-fn guest(platform: &Platform) -> GuestSpec {
+/// What an agent for this platform's guests has to know.
+pub(crate) fn guest(platform: &Platform) -> GuestSpec {
     GuestSpec {
         os: platform.os,
         arch: platform.arch,
         agent: platform.agent,
         state_dir: platform.state_dir.clone(),
+    }
+}
+
+/// How the machine of an attempt is reached, and what proves either side to the other.
+pub(crate) fn endpoint(
+    machines: &Machines,
+    id: AttemptId,
+    platform: &Platform,
+    (host, port): (&str, u16),
+    heartbeat_secs: u64,
+) -> Endpoint {
+    let credential = match &platform.ssh.login {
+        Login::Key(path) => Credential::Key(path.clone()),
+        Login::Password(path) => Credential::Password(path.clone()),
+        Login::Seeded => Credential::Key(machines.ssh_key(id)),
+    };
+    let host_key = match &platform.ssh.host_key {
+        HostKey::Pinned(path) => path.clone(),
+        HostKey::Seeded => machines.ssh_host_key(id),
+    };
+    Endpoint {
+        host: host.to_owned(),
+        port,
+        user: platform.ssh.user.clone(),
+        credential,
+        host_key,
+        name: id.to_string(),
+        heartbeat: Duration::from_secs(heartbeat_secs),
     }
 }
 
@@ -278,25 +307,13 @@ impl Driver {
         host: &str,
         port: u16,
     ) -> Result<Agent, Ending> {
-        let (machines, id) = (&self.machinery.machines, self.attempt.id);
-        let credential = match &platform.ssh.login {
-            Login::Key(path) => Credential::Key(path.clone()),
-            Login::Password(path) => Credential::Password(path.clone()),
-            Login::Seeded => Credential::Key(machines.ssh_key(id)),
-        };
-        let host_key = match &platform.ssh.host_key {
-            HostKey::Pinned(path) => path.clone(),
-            HostKey::Seeded => machines.ssh_host_key(id),
-        };
-        let endpoint = Endpoint {
-            host: host.to_owned(),
-            port,
-            user: platform.ssh.user.clone(),
-            credential,
-            host_key,
-            name: self.attempt.id.to_string(),
-            heartbeat: Duration::from_secs(self.machinery.config.limits.heartbeat_secs),
-        };
+        let endpoint = endpoint(
+            &self.machinery.machines,
+            self.attempt.id,
+            platform,
+            (host, port),
+            self.machinery.config.limits.heartbeat_secs,
+        );
         let guest = guest(platform);
         // Without a console marker nobody knows when the boot ends: its time counts to this wait.
         let has_booted = self.attempt.phase > Phase::Booting;

@@ -27,6 +27,7 @@ mod transcript;
 mod work;
 
 pub use drive::Machinery;
+pub(crate) use drive::{endpoint, guest};
 
 use crate::github::GitHub;
 use crate::placement::Capacity;
