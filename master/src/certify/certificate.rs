@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The file's name in the platform's folder.
@@ -186,10 +188,13 @@ impl Certificate {
         // With a dot: not taken for a file of the image.
         let mut new = tempfile::Builder::new()
             .prefix(".certificate-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(folder)
             .map_err(failed)?;
         writeln!(new, "{text}").map_err(failed)?;
+        // For all to read, whatever the umask.
+        new.as_file()
+            .set_permissions(Permissions::from_mode(0o644))
+            .map_err(failed)?;
         new.as_file().sync_all().map_err(failed)?;
         new.persist(&path).map_err(|error| failed(error.error))?;
         Ok(path)
@@ -271,7 +276,7 @@ impl Standing {
         };
         let tested_at = certificate.tested_at;
         let changed = [
-            ("its image", &certificate.image_sha256, &hashes.image),
+            ("it", &certificate.image_sha256, &hashes.image),
             (
                 "its platform.toml",
                 &certificate.platform_sha256,
@@ -287,6 +292,12 @@ impl Standing {
             let why = format!("{} changed after that", changed.join(" and "));
             return Standing::Outdated { tested_at, why };
         }
+        Standing::of_test(certificate)
+    }
+
+    /// Of the image that was just tested.
+    pub(crate) fn of_test(certificate: &Certificate) -> Standing {
+        let tested_at = certificate.tested_at;
         if certificate.is_pass() {
             return Standing::Certified { tested_at };
         }
@@ -295,6 +306,26 @@ impl Standing {
             .map(|result| format!("{}: {}", result.check.name(), result.verdict.said()))
             .collect();
         Standing::Failed { tested_at, failed }
+    }
+
+    /// When the test was that the certificate tells of.
+    pub fn tested_at(&self) -> Option<Timestamp> {
+        match self {
+            Standing::Certified { tested_at }
+            | Standing::Failed { tested_at, .. }
+            | Standing::Outdated { tested_at, .. } => Some(*tested_at),
+            Standing::None | Standing::Unreadable { .. } => None,
+        }
+    }
+
+    pub fn is_failed(&self) -> bool {
+        match self {
+            Standing::Failed { .. } => true,
+            Standing::Certified { .. }
+            | Standing::Outdated { .. }
+            | Standing::None
+            | Standing::Unreadable { .. } => false,
+        }
     }
 
     pub fn is_certified(&self) -> bool {
@@ -312,18 +343,18 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Standing::Certified { tested_at } => {
-                write!(f, "certified on {}", day(*tested_at))
+                write!(f, "its image was certified on {}", day(*tested_at))
             }
             Standing::Failed { tested_at, failed } => write!(
                 f,
-                "failed its test on {}: {}",
+                "its image failed its test on {}: {}",
                 day(*tested_at),
                 failed.join("; ")
             ),
             Standing::Outdated { tested_at, why } => {
-                write!(f, "tested on {}, and {why}", day(*tested_at))
+                write!(f, "its image was tested on {}, and {why}", day(*tested_at))
             }
-            Standing::None => f.write_str("never tested"),
+            Standing::None => f.write_str("its image was never tested"),
             Standing::Unreadable { why } => f.write_str(why),
         }
     }

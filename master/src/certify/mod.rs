@@ -13,12 +13,14 @@ mod checks;
 mod guest;
 mod hash;
 mod place;
+mod register;
 
 pub use certificate::{
     Certificate, CertificateError, Check, CheckResult, FILE, Standing, TestedAgent, Verdict,
 };
 pub use hash::{HashCache, Hashes};
 pub use place::Site;
+pub use register::{Register, Registered, standing};
 
 use crate::clock::Clock;
 use crate::model::{Platform, PlatformKind};
@@ -29,9 +31,6 @@ use guest::{Guest, Machine};
 use place::Place;
 use std::path::Path;
 use std::time::Duration;
-
-/// How long the guest's clock is watched, unless somebody says otherwise.
-pub const DRIFT: Duration = Duration::from_secs(60);
 
 /// What tests of images work with.
 #[derive(Debug, Clone)]
@@ -60,7 +59,7 @@ impl Bench {
         folder: &Path,
         platform: &Platform,
         drift: Duration,
-        tell: impl FnMut(Told<'_>),
+        tell: impl FnMut(Told<'_>) + Send,
     ) -> anyhow::Result<Certificate> {
         let never = std::future::pending();
         let tested = self
@@ -75,7 +74,7 @@ impl Bench {
         folder: &Path,
         platform: &Platform,
         drift: Duration,
-        tell: impl FnMut(Told<'_>),
+        tell: impl FnMut(Told<'_>) + Send,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Certificate>> {
         if let Err(error) = self.site.clear_dead().await {
@@ -120,7 +119,7 @@ impl Bench {
         place: &Place,
         platform: &Platform,
         drift: Duration,
-        mut tell: impl FnMut(Told<'_>),
+        mut tell: impl FnMut(Told<'_>) + Send,
     ) -> anyhow::Result<(Vec<CheckResult>, Option<TestedAgent>)> {
         let PlatformKind::Vm { console, .. } = &platform.kind else {
             bail!(
@@ -129,7 +128,7 @@ impl Bench {
             );
         };
         let mut results = Vec::new();
-        let mut told = |check: Check, verdict: Verdict, tell: &mut dyn FnMut(Told<'_>)| {
+        let mut told = |check: Check, verdict: Verdict, tell: &mut (dyn FnMut(Told<'_>) + Send)| {
             let result = CheckResult { check, verdict };
             tell(Told::Ended(&result));
             results.push(result);

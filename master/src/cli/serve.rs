@@ -9,12 +9,15 @@
 pub(super) mod lock;
 mod systemd;
 
+use super::image::bench;
+use crate::certify::Register;
 use crate::clock::Clock;
 use crate::config::{Config, Platforms};
 use crate::event::webhook::{Secrets, Webhooks};
 use crate::github::GitHub;
 use crate::model::AfterDrain;
 use crate::pipeline::backlog::SharedBacklog;
+use crate::pipeline::certification::Certification;
 use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::pause::Pauses;
@@ -168,6 +171,14 @@ impl Master {
             "platforms"
         );
         let agents = open_agents(&config);
+        let register = Register::default();
+        let certification = Certification {
+            bench: bench(&config, agents.clone()),
+            register: register.clone(),
+            platforms: platforms.clone(),
+            nightly: config.images.nightly,
+            drift: Duration::from_secs(config.images.drift_secs),
+        };
         let clock = Clock::system();
         let access = Access::open(
             &config.server,
@@ -217,6 +228,7 @@ impl Master {
                 logs,
                 artifacts,
                 platforms,
+                certificates: register,
                 access,
                 bounds,
                 pauses: pauses.clone(),
@@ -231,6 +243,7 @@ impl Master {
                 pauses,
                 backlog,
                 github,
+                certification: Some(certification),
             },
             store,
             signals,

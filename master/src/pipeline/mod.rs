@@ -9,6 +9,7 @@
 //! Every loop is level-triggered: it looks at the rows, takes a step, looks again. Starting is just a first look.
 
 pub mod backlog;
+pub mod certification;
 mod collect;
 pub mod disks;
 mod drive;
@@ -32,6 +33,7 @@ pub(crate) use drive::{endpoint, guest};
 use crate::github::GitHub;
 use crate::placement::Capacity;
 use backlog::SharedBacklog;
+use certification::Certification;
 use inspect::Inspector;
 use intake::Intake;
 use keep::Keeper;
@@ -56,6 +58,8 @@ const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
 const RESULTS_ROUND: Duration = Duration::from_secs(15 * 60);
 /// Looking for images to look into is quick; the looks are tasks of their own.
 const INSPECTION_ROUND: Duration = Duration::from_secs(120);
+/// A large image is read once to be hashed.
+const CERTIFICATES_ROUND: Duration = Duration::from_secs(3600);
 /// Retention rests for an hour.
 const RETENTION_ROUND: Duration = Duration::from_secs(2 * 3600);
 
@@ -71,6 +75,8 @@ pub struct Pipeline {
     pub backlog: SharedBacklog,
     /// Where there is one to be looked at.
     pub github: Option<Arc<GitHub>>,
+    /// Where images are tested.
+    pub certification: Option<Certification>,
 }
 
 impl Pipeline {
@@ -114,7 +120,17 @@ impl Pipeline {
             platforms: self.machinery.platforms.clone(),
             machines: self.machinery.machines.clone(),
             signals: self.signals.clone(),
+            required: self
+                .certification
+                .as_ref()
+                .filter(|_| config.images.require_certificate)
+                .map(|certification| certification.bench.hashes.clone()),
         };
+        if let Some(certification) = self.certification {
+            let pulse = pulses.watch("certificates", CERTIFICATES_ROUND);
+            loops.spawn(certification.clone().run_looks(pulse));
+            loops.spawn(certification.run_nightly(self.signals.clone()));
+        }
         loops.spawn(inspector.run(pulses.watch("inspection", INSPECTION_ROUND)));
         let keeper = Keeper {
             store: self.ledger.store.clone(),

@@ -45,7 +45,7 @@ impl<'a> Checks<'a> {
     /// All but boot and connect. An error is the host's.
     pub(super) async fn run(
         mut self,
-        tell: &mut dyn FnMut(Told<'_>),
+        tell: &mut (dyn FnMut(Told<'_>) + Send),
     ) -> anyhow::Result<Vec<CheckResult>> {
         let facts = image_facts(self.guest.platform()).await?;
         let mut lost: Option<String> = None;

@@ -3,11 +3,11 @@
 mod build;
 mod test;
 
-use super::serve::{hypervisor, open_agents};
+use super::serve::hypervisor;
 use crate::certify::{Bench, HashCache, Site};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::session::Ssh;
+use crate::session::{Agents, Ssh};
 use clap::Subcommand;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ pub(super) async fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
 }
 
 /// What tests of images work with under this configuration.
-pub(super) fn bench(config: &Config) -> Bench {
+pub(super) fn bench(config: &Config, agents: Agents) -> Bench {
     let (uri, acceleration) = hypervisor(config);
     let data = &config.data_dir;
     Bench {
@@ -38,9 +38,7 @@ pub(super) fn bench(config: &Config) -> Bench {
             acceleration,
             dir: data.join("certify"),
         },
-        ssh: Ssh {
-            agents: open_agents(config),
-        },
+        ssh: Ssh { agents },
         hashes: HashCache::kept_in(data.join("image-hashes.json")),
         clock: Clock::system(),
         tcg_deadline_scale: config.hypervisor.tcg_deadline_scale,

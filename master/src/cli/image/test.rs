@@ -2,6 +2,7 @@
 
 use super::super::demo::asked_to_stop;
 use super::super::platform::{find, load};
+use super::super::serve::open_agents;
 use super::super::terminal::{colour_verdict, print, print_json};
 use super::{bench, own_folder};
 use crate::certify::{Certificate, Check, Told, Verdict};
@@ -47,7 +48,7 @@ pub(super) async fn test(options: Options) -> anyhow::Result<ExitCode> {
     };
     check_platform(&platform).await?;
     let config = config(&options.config)?;
-    let bench = bench(&config);
+    let bench = bench(&config, open_agents(&config));
     let bar = bar();
     let tell = |told: Told<'_>| match told {
         Told::Begins(check) => {
