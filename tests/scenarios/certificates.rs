@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::command_line::{CommandLine, Said, ended};
 use tests::github::StatusState;
-use tests::machine::{
-    Platforms, domains_of, end_machines_of, hypervisor_uri, leftovers, qemu_processes_of,
-};
+use tests::machine::{Platforms, domains_of, hypervisor_uri, leftovers, qemu_processes_of, virsh};
 use tests::master::Master;
 use tests::repository::Suites;
 use tests::world::{DEADLINE, World, context};
@@ -83,10 +81,10 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
-        let runs = std::fs::read_dir(self.data().join("certify"));
-        for run in runs.into_iter().flatten().flatten() {
-            if let Err(error) = end_machines_of(&hypervisor_uri(), &run.path()) {
-                eprintln!("machines may be left behind: {error:#}");
+        let uri = hypervisor_uri();
+        for domain in domains_of(&uri, &self.data()).unwrap_or_default() {
+            if let Err(error) = virsh(&uri, &["destroy", &domain]) {
+                eprintln!("a machine may be left behind: {error:#}");
             }
         }
     }
@@ -144,7 +142,7 @@ async fn an_image_that_is_not_what_its_file_says_fails_with_the_reason() -> Resu
     needs_guests!();
     let workshop = Workshop::new()?;
     workshop.platforms.add_changed(TINY, "small", |platform| {
-        // The guest's kernel leaves half of the memory and tells another user's name.
+        // The guest's kernel leaves half of the memory.
         let kernel = platform
             .get_mut("kernel")
             .and_then(toml::Value::as_table_mut);
@@ -220,15 +218,12 @@ async fn a_test_that_is_ended_leaves_nothing_and_one_that_dies_is_cleared_away()
         let id = child.id().context("it has ended")?;
         kill(Pid::from_raw(id.cast_signed()), signal)?;
         let said = ended(child).await?;
-        match signal {
-            Signal::SIGINT => {
-                assert_eq!(said.code, Some(130), "{said:?}");
-                workshop.assert_nothing_is_left()?;
-            }
-            _ => {
-                assert_eq!(said.code, None, "{said:?}");
-                assert_eq!(domains_of(&uri, &data)?.len(), 1, "it was not asked");
-            }
+        if signal == Signal::SIGINT {
+            assert_eq!(said.code, Some(130), "{said:?}");
+            workshop.assert_nothing_is_left()?;
+        } else {
+            assert_eq!(said.code, None, "{said:?}");
+            assert_eq!(domains_of(&uri, &data)?.len(), 1, "it was not asked");
         }
     }
     // Its own sweep knows the mark that is left; a master with this folder would do it as well.

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -243,123 +242,47 @@ pub enum CertificateError {
     Unwritable { path: PathBuf, why: String },
 }
 
-/// What a certificate is worth for the image beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-pub enum Standing {
-    Certified {
-        tested_at: Timestamp,
-    },
-    /// The image did not come through its last test.
-    Failed {
-        tested_at: Timestamp,
-        /// A clause for each check that failed.
-        failed: Vec<String>,
-    },
-    /// The image or its platform.toml is not what was tested.
-    Outdated {
-        tested_at: Timestamp,
-        /// What has changed.
-        why: String,
-    },
-    None,
-    Unreadable {
-        why: String,
-    },
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Standing {
-    /// Of this certificate, for an image with these hashes.
-    pub fn of(certificate: Option<&Certificate>, hashes: &super::hash::Hashes) -> Standing {
-        let Some(certificate) = certificate else {
-            return Standing::None;
+    fn certificate(verdicts: &[Verdict]) -> Certificate {
+        let results = Check::ALL.into_iter().zip(verdicts.iter().cloned());
+        let results = results.map(|(check, verdict)| CheckResult { check, verdict });
+        let hashes = super::super::Hashes {
+            image: "a".to_owned(),
+            platform: "b".to_owned(),
         };
-        let tested_at = certificate.tested_at;
-        let changed = [
-            ("it", &certificate.image_sha256, &hashes.image),
-            (
-                "its platform.toml",
-                &certificate.platform_sha256,
-                &hashes.platform,
-            ),
-        ];
-        let changed: Vec<&str> = changed
-            .iter()
-            .filter(|(_, was, is)| was != is)
-            .map(|(what, _, _)| *what)
-            .collect();
-        if !changed.is_empty() {
-            let why = format!("{} changed after that", changed.join(" and "));
-            return Standing::Outdated { tested_at, why };
-        }
-        Standing::of_test(certificate)
+        let now = Timestamp::UNIX_EPOCH;
+        Certificate::new("tiny", hashes, None, "tcg", now, results.collect())
     }
 
-    /// Of the image that was just tested.
-    pub(crate) fn of_test(certificate: &Certificate) -> Standing {
-        let tested_at = certificate.tested_at;
-        if certificate.is_pass() {
-            return Standing::Certified { tested_at };
-        }
-        let failed = certificate
-            .failed()
-            .map(|result| format!("{}: {}", result.check.name(), result.verdict.said()))
-            .collect();
-        Standing::Failed { tested_at, failed }
+    #[test]
+    fn what_was_not_checked_speaks_neither_for_an_image_nor_against_it() {
+        let passed = Verdict::Passed("yes".to_owned());
+        let left = Verdict::NotChecked("no disk".to_owned());
+        let failed = Verdict::Failed("no".to_owned());
+        assert!(certificate(&[passed.clone(), left.clone()]).is_pass());
+        assert!(!certificate(&[left]).is_pass());
+        assert!(!certificate(&[passed.clone(), failed.clone()]).is_pass());
+        // Whatever its first lines say.
+        let mut forged = certificate(&[passed, failed]);
+        forged.passed = true;
+        assert!(!forged.is_pass());
     }
 
-    /// When the test was that the certificate tells of.
-    pub fn tested_at(&self) -> Option<Timestamp> {
-        match self {
-            Standing::Certified { tested_at }
-            | Standing::Failed { tested_at, .. }
-            | Standing::Outdated { tested_at, .. } => Some(*tested_at),
-            Standing::None | Standing::Unreadable { .. } => None,
-        }
+    #[test]
+    fn a_certificate_is_read_as_it_was_written_and_one_of_another_form_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Certificate::read(folder.path()), Ok(None));
+        let mut written = certificate(&[Verdict::Passed("yes".to_owned())]);
+        let path = written.write(folder.path()).unwrap();
+        assert_eq!(Certificate::read(folder.path()), Ok(Some(written.clone())));
+        written.version = 2;
+        std::fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
+        let error = Certificate::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("it has the form 2"), "{error}");
+        std::fs::write(&path, "{}").unwrap();
+        assert!(Certificate::read(folder.path()).is_err());
     }
-
-    pub fn is_failed(&self) -> bool {
-        match self {
-            Standing::Failed { .. } => true,
-            Standing::Certified { .. }
-            | Standing::Outdated { .. }
-            | Standing::None
-            | Standing::Unreadable { .. } => false,
-        }
-    }
-
-    pub fn is_certified(&self) -> bool {
-        match self {
-            Standing::Certified { .. } => true,
-            Standing::Failed { .. }
-            | Standing::Outdated { .. }
-            | Standing::None
-            | Standing::Unreadable { .. } => false,
-        }
-    }
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Standing::Certified { tested_at } => {
-                write!(f, "its image was certified on {}", day(*tested_at))
-            }
-            Standing::Failed { tested_at, failed } => write!(
-                f,
-                "its image failed its test on {}: {}",
-                day(*tested_at),
-                failed.join("; ")
-            ),
-            Standing::Outdated { tested_at, why } => {
-                write!(f, "its image was tested on {}, and {why}", day(*tested_at))
-            }
-            Standing::None => f.write_str("its image was never tested"),
-            Standing::Unreadable { why } => f.write_str(why),
-        }
-    }
-}
-
-fn day(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d").to_string()
 }

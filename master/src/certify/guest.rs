@@ -1,9 +1,9 @@
 //! The machine under test: booted and reached by what jobs use, and asked with steps as jobs have them.
 
 use super::certificate::{TestedAgent, Verdict};
-use super::place::Place;
+use super::place::{Place, VM};
 use super::{Bench, seconds};
-use crate::model::{AttemptId, ConsoleSpec, Platform};
+use crate::model::{ConsoleSpec, Platform};
 use crate::pipeline::{endpoint, guest};
 use crate::session::{Agent, FollowEvent, SessionError};
 use crate::vm::{Accelerator, VmError};
@@ -12,8 +12,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use vivarium_protocol::{Execution, Exit, StepCommand};
 
-/// The one machine of a test.
-pub(super) const VM: AttemptId = AttemptId(1);
 /// What a step may print; the largest prints 10 MiB.
 const MOST_OUTPUT: usize = 16 << 20;
 /// As jobs have it by default.

@@ -14,13 +14,15 @@ mod guest;
 mod hash;
 mod place;
 mod register;
+mod standing;
 
 pub use certificate::{
-    Certificate, CertificateError, Check, CheckResult, FILE, Standing, TestedAgent, Verdict,
+    Certificate, CertificateError, Check, CheckResult, FILE, TestedAgent, Verdict,
 };
 pub use hash::{HashCache, Hashes};
 pub use place::Site;
-pub use register::{Register, Registered, standing};
+pub use register::{Register, Registered};
+pub use standing::{Standing, standing};
 
 use crate::clock::Clock;
 use crate::model::{Platform, PlatformKind};

@@ -5,6 +5,7 @@
 //! <dir>/run-3f2a…/{lock, installation, vms/vm-1/}       locked as long as the test lives
 //! ```
 
+use crate::model::AttemptId;
 use crate::vm::{Acceleration, Machines, VmConfig};
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// QEMU's user passes through but does not list.
 const FOLDER_MODE: u32 = 0o711;
+/// The one machine of a test.
+pub(super) const VM: AttemptId = AttemptId(1);
 const PREFIX: &str = "run-";
 const LOCK: &str = "lock";
 const INSTALLATION: &str = "installation";
@@ -102,7 +105,8 @@ impl Site {
 impl Place {
     /// Ends what still runs, and removes the folder.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
-        clear(&self.machines).await?;
+        // Waits for a start that nobody waits for any more, which a sweep would spare.
+        self.machines.destroy(VM).await?;
         remove(&self.path, self.lock)
     }
 }

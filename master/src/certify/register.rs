@@ -1,9 +1,7 @@
 //! What the certificates of all platforms are worth, as it was found last.
 
-use super::{Certificate, HashCache, Standing};
-use crate::model::Platform;
+use super::Standing;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Of one platform.
@@ -53,24 +51,5 @@ impl Register {
             standing: Standing::None,
             trouble: None,
         }));
-    }
-}
-
-/// What the certificate in a platform's folder is worth. Without one nothing is hashed.
-pub async fn standing(hashes: &HashCache, folder: &Path, platform: &Platform) -> Standing {
-    let certificate = match Certificate::read(folder) {
-        Ok(Some(certificate)) => certificate,
-        Ok(None) => return Standing::None,
-        Err(error) => {
-            return Standing::Unreadable {
-                why: error.to_string(),
-            };
-        }
-    };
-    match hashes.hashes(folder, platform).await {
-        Ok(hashes) => Standing::of(Some(&certificate), &hashes),
-        Err(error) => Standing::Unreadable {
-            why: format!("its certificate cannot be compared with its image: {error:#}"),
-        },
     }
 }

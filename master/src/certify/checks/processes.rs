@@ -2,7 +2,8 @@
 
 use super::Checks;
 use crate::certify::certificate::Verdict;
-use crate::certify::guest::{Question, Trouble, VM, shown};
+use crate::certify::guest::{Question, Trouble, shown};
+use crate::certify::place::VM;
 use crate::certify::seconds;
 use crate::model::OsFamily;
 use std::time::Duration;
