@@ -8,6 +8,7 @@
 //!
 //! Data flows one way; what crosses between stages is a type of [`model`]. [`pipeline`] alone knows all the stages.
 
+pub mod certify;
 pub mod cli;
 pub mod clock;
 pub mod config;

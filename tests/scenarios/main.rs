@@ -6,6 +6,7 @@
 
 mod artefacts;
 mod backups;
+mod certificates;
 mod cloud_images;
 mod command_line;
 mod connections;

@@ -1,6 +1,7 @@
 //! `vivarium doctor`: looks at all that a master needs on this machine, and says what to do for each fault.
 
 mod agents;
+mod certificates;
 mod confinement;
 mod github;
 mod outbox;
@@ -212,10 +213,14 @@ async fn images(config: &Config, machines: Option<&Machines>, findings: &mut Vec
                 .map_err(|e| e.to_string()),
             None => Ok(()),
         };
-        findings.push(match checked {
-            Ok(()) => good("platform", format!("{} takes work", platform.name)),
-            Err(error) => fault("platform", error),
-        });
+        let (certificate, is_kept_out) = certificates::look(config, &platform).await;
+        match checked {
+            // The certificate's finding says it all.
+            Ok(()) if is_kept_out => {}
+            Ok(()) => findings.push(good("platform", format!("{} takes work", platform.name))),
+            Err(error) => findings.push(fault("platform", error)),
+        }
+        findings.extend(certificate);
         if let Some(expires) = platform.expires_soon(jiff::Zoned::now().date()) {
             let said = format!("{} takes no work from {expires} on", platform.name);
             findings.push(note("platform", said));

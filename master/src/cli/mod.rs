@@ -1,6 +1,6 @@
 //! The command line: one binary for the service and for those who use it.
 //!
-//! `serve`, `demo`, `doctor`, `check-config`, `backup`, `restore` and all of `platform` but its list work on this machine;
+//! `serve`, `demo`, `doctor`, `check-config`, `backup`, `restore`, `image` and all of `platform` but its list work on this machine;
 //! the others speak to a running master over HTTP.
 
 mod archive;
@@ -10,6 +10,7 @@ mod client;
 mod demo;
 mod doctor;
 mod drain;
+mod image;
 mod platform;
 mod restore;
 mod serve;
@@ -189,6 +190,9 @@ enum Command {
     /// List, check and add platforms; print the manual of platform.toml.
     #[command(subcommand)]
     Platform(platform::PlatformCommand),
+    /// Test images before jobs use them, and make them by their recipes.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Make, list and revoke tokens: for people who log in on the page, for scripts, for Prometheus.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -257,6 +261,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Resume { remote } => drain::resume(&remote).await,
         Command::Platform(command) => platform::platform(command).await,
+        Command::Image(command) => image::image(command).await,
         Command::Token(command) => token::token(command).await.map(done),
         Command::Completions { shell } => {
             let mut script = Vec::new();

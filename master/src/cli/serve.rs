@@ -9,12 +9,15 @@
 pub(super) mod lock;
 mod systemd;
 
+use super::image::bench;
+use crate::certify::Register;
 use crate::clock::Clock;
 use crate::config::{Config, Platforms};
 use crate::event::webhook::{Secrets, Webhooks};
 use crate::github::GitHub;
 use crate::model::AfterDrain;
 use crate::pipeline::backlog::SharedBacklog;
+use crate::pipeline::certification::Certification;
 use crate::pipeline::intake::Intake;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::pause::Pauses;
@@ -168,6 +171,14 @@ impl Master {
             "platforms"
         );
         let agents = open_agents(&config);
+        let register = Register::default();
+        let certification = Certification {
+            bench: bench(&config, agents.clone()),
+            register: register.clone(),
+            platforms: platforms.clone(),
+            nightly: config.images.nightly,
+            drift: Duration::from_secs(config.images.drift_secs),
+        };
         let clock = Clock::system();
         let access = Access::open(
             &config.server,
@@ -217,6 +228,7 @@ impl Master {
                 logs,
                 artifacts,
                 platforms,
+                certificates: register,
                 access,
                 bounds,
                 pauses: pauses.clone(),
@@ -231,6 +243,7 @@ impl Master {
                 pauses,
                 backlog,
                 github,
+                certification: Some(certification),
             },
             store,
             signals,
@@ -341,7 +354,7 @@ async fn is_drained_to_stop(store: &Store) -> Result<bool, StoreError> {
 }
 
 /// The agents of this build and those beside it; what is wrong with one of those is said, and the master does without it.
-fn open_agents(config: &Config) -> Agents {
+pub(super) fn open_agents(config: &Config) -> Agents {
     let (agents, beside) = Agents::open(config.agents_dir.as_deref());
     for why in beside.refused {
         tracing::warn!("{why}");
@@ -379,24 +392,28 @@ fn make_data_folder(data: &Path) -> std::io::Result<()> {
 
 /// How the configuration wants libvirt, with this master's own mark.
 pub(super) fn vm_config(config: &Config) -> anyhow::Result<VmConfig> {
+    let (uri, acceleration) = hypervisor(config);
+    Ok(VmConfig {
+        uri,
+        dir: config.data_dir.join("vms"),
+        acceleration,
+        installation: installation(&config.data_dir)?,
+    })
+}
+
+/// The libvirt that the configuration means.
+pub(super) fn hypervisor(config: &Config) -> (String, Acceleration) {
     let default = match nix::unistd::Uid::effective().is_root() {
         true => "qemu:///system",
         false => "qemu:///session",
     };
-    Ok(VmConfig {
-        uri: config
-            .hypervisor
-            .uri
-            .clone()
-            .unwrap_or_else(|| default.to_owned()),
-        dir: config.data_dir.join("vms"),
-        acceleration: match config.hypervisor.acceleration {
-            crate::config::Acceleration::Auto => Acceleration::Auto,
-            crate::config::Acceleration::Kvm => Acceleration::Kvm,
-            crate::config::Acceleration::Tcg => Acceleration::Tcg,
-        },
-        installation: installation(&config.data_dir)?,
-    })
+    let uri = config.hypervisor.uri.clone();
+    let acceleration = match config.hypervisor.acceleration {
+        crate::config::Acceleration::Auto => Acceleration::Auto,
+        crate::config::Acceleration::Kvm => Acceleration::Kvm,
+        crate::config::Acceleration::Tcg => Acceleration::Tcg,
+    };
+    (uri.unwrap_or_else(|| default.to_owned()), acceleration)
 }
 
 /// This master's mark on what it makes in libvirt; made once and kept in the data folder.

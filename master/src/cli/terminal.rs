@@ -75,6 +75,22 @@ pub(super) fn colour(result: &str, width: usize) -> String {
     }
 }
 
+/// The word for how a check came out, filled up to `width`.
+pub(super) fn colour_verdict(word: &str, width: usize) -> String {
+    let filled = format!("{word:<width$}");
+    match word {
+        "passed" => filled
+            .if_supports_color(Stream::Stdout, |w| w.green())
+            .to_string(),
+        "failed" => filled
+            .if_supports_color(Stream::Stdout, |w| w.red())
+            .to_string(),
+        _ => filled
+            .if_supports_color(Stream::Stdout, |w| w.yellow())
+            .to_string(),
+    }
+}
+
 /// The word for whether a platform takes work.
 pub(super) fn colour_standing(state: &str) -> String {
     let word = format!("{state:<7}");

@@ -5,6 +5,7 @@ use super::repository_file::RepositoryFile;
 use super::secrets::SecretConfig;
 use super::server::ServerConfig;
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use jiff::civil::Time;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct Config {
     pub github: GithubConfig,
     #[serde(default)]
     pub hypervisor: HypervisorConfig,
+    #[serde(default)]
+    pub images: ImagesConfig,
     #[serde(default)]
     pub storage: StorageConfig,
     #[serde(default)]
@@ -107,6 +110,30 @@ pub struct HypervisorConfig {
     /// No job starts while a file system with overlays, logs, objects or the database has less free, in MiB.
     /// Jobs wait then, and go on once there is room. Default 2048.
     pub min_free_disk_mib: u64,
+}
+
+/// What images have to prove: `vivarium image test` writes a certificate beside an image.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesConfig {
+    /// Only images with a certificate take jobs: one without a failed check, of this very image and platform.toml.
+    /// Machines reached by SSH have no image and need none. Default false.
+    pub require_certificate: bool,
+    /// The time of the day, by this machine's clock, at which each image is tested and its certificate made anew, one
+    /// after the other, e.g. `03:00`. Default: never.
+    pub nightly: Option<Time>,
+    /// How long such a test watches the guest's clock, in seconds, beside its other checks. Default 60.
+    pub drift_secs: u64,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        ImagesConfig {
+            require_certificate: false,
+            nightly: None,
+            drift_secs: 60,
+        }
+    }
 }
 
 /// Where sealed logs and artefacts go.
@@ -524,6 +551,14 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.limits.infrastructure_retries, 2);
         assert_eq!(config.github.api_url.as_str(), "https://api.github.com/");
+    }
+
+    #[test]
+    fn the_time_of_the_nightly_tests_is_hours_and_minutes() {
+        let config = parse("[images]\nnightly = '03:00'").unwrap();
+        assert_eq!(config.images.nightly, Some(Time::constant(3, 0, 0, 0)));
+        let error = parse("[images]\nnightly = 'at night'").unwrap_err();
+        assert!(error.to_string().contains(":2:"), "{error}");
     }
 
     #[test]

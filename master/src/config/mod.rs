@@ -19,8 +19,8 @@ mod watched;
 
 pub use error::ConfigError;
 pub use master::{
-    Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, Limits, OnNewCommit,
-    RepositoryConfig, RetentionConfig, StorageConfig,
+    Acceleration, Config, GithubAppConfig, GithubConfig, HypervisorConfig, ImagesConfig, Limits,
+    OnNewCommit, RepositoryConfig, RetentionConfig, StorageConfig,
 };
 pub use platform::{is_platform_name, parse_platform, platform_manual, platform_schema};
 pub use platforms::{Listed, Platforms, RefusedPlatform, Standing, Unchecked};

@@ -8,6 +8,7 @@
 //! One task a platform; what it finds is for the files as they were then, and dropped when they have changed since.
 
 use super::signals::Signals;
+use crate::certify::{HashCache, standing};
 use crate::config::{Platforms, Standing, Unchecked};
 use crate::fetch::{FetchError, Progress, Wanted, fetch, sha256, unpack};
 use crate::model::{DiskSpec, Packing, PlatformKind};
@@ -35,6 +36,8 @@ pub(super) struct Inspector {
     pub(super) platforms: Platforms,
     pub(super) machines: Machines,
     pub(super) signals: Signals,
+    /// The hashes of images, where only certified ones take work.
+    pub(super) required: Option<HashCache>,
 }
 
 /// Whose turn it is to fetch one image.
@@ -47,6 +50,7 @@ struct Look {
     machines: Machines,
     /// Platforms with the same image fetch it once.
     fetching: Arc<Mutex<HashMap<PathBuf, Turn>>>,
+    required: Option<HashCache>,
 }
 
 impl Inspector {
@@ -56,6 +60,7 @@ impl Inspector {
             platforms: self.platforms,
             machines: self.machines,
             fetching: Arc::default(),
+            required: self.required,
         };
         let mut under_way: HashMap<String, Unchecked> = HashMap::new();
         let mut looks = JoinSet::new();
@@ -118,21 +123,42 @@ impl Look {
                 return Some(Err(why));
             }
         }
-        Some(
-            self.machines
-                .check_platform(&unchecked.platform)
-                .await
-                .map_err(|error| match error {
-                    // Which platform it is, is said beside it.
-                    VmError::Image { why, hint, .. } => match hint {
-                        Some(hint) => format!("{why}\nhint: {hint}"),
-                        None => why,
-                    },
-                    VmError::Gone(_) | VmError::Host { .. } | VmError::Away { .. } => {
-                        error.to_string()
-                    }
-                }),
-        )
+        let checked = self
+            .machines
+            .check_platform(&unchecked.platform)
+            .await
+            .map_err(|error| match error {
+                // Which platform it is, is said beside it.
+                VmError::Image { why, hint, .. } => match hint {
+                    Some(hint) => format!("{why}\nhint: {hint}"),
+                    None => why,
+                },
+                VmError::Gone(_) | VmError::Host { .. } | VmError::Away { .. } => error.to_string(),
+            });
+        match (checked, &self.required) {
+            (Ok(()), Some(hashes)) => self.check_certificate(unchecked, hashes).await,
+            (checked, _) => Some(checked),
+        }
+    }
+
+    async fn check_certificate(
+        &self,
+        unchecked: &Unchecked,
+        hashes: &HashCache,
+    ) -> Option<Result<(), String>> {
+        let held = Standing::Held("its certificate is being compared with its image".to_owned());
+        self.platforms.tell(unchecked, held).then_some(())?;
+        let platform = &unchecked.platform;
+        let folder = self.platforms.dir().join(&platform.name);
+        let found = standing(hashes, &folder, platform).await;
+        Some(match found.is_certified() {
+            true => Ok(()),
+            false => Err(format!(
+                "only certified images take work here (require_certificate): {found}\n\
+                 hint: vivarium image test {}",
+                platform.name
+            )),
+        })
     }
 
     async fn check_hash(

@@ -10,6 +10,7 @@
 
 pub mod backlog;
 mod canary;
+pub mod certification;
 mod collect;
 pub mod disks;
 mod drive;
@@ -21,7 +22,7 @@ pub mod ledger;
 mod patience;
 pub mod pause;
 mod prepare;
-mod reach;
+pub(crate) mod reach;
 mod reconcile;
 mod retention;
 mod schedule;
@@ -34,6 +35,7 @@ pub use drive::Machinery;
 use crate::github::GitHub;
 use crate::placement::Capacity;
 use backlog::SharedBacklog;
+use certification::Certification;
 use inspect::Inspector;
 use intake::Intake;
 use keep::Keeper;
@@ -58,6 +60,8 @@ const SCHEDULING_ROUND: Duration = Duration::from_secs(15 * 60);
 const RESULTS_ROUND: Duration = Duration::from_secs(15 * 60);
 /// Looking for images to look into is quick; the looks are tasks of their own.
 const INSPECTION_ROUND: Duration = Duration::from_secs(120);
+/// A large image is read once to be hashed.
+const CERTIFICATES_ROUND: Duration = Duration::from_secs(3600);
 /// Retention rests for an hour.
 const RETENTION_ROUND: Duration = Duration::from_secs(2 * 3600);
 
@@ -73,6 +77,8 @@ pub struct Pipeline {
     pub backlog: SharedBacklog,
     /// Where there is one to be looked at.
     pub github: Option<Arc<GitHub>>,
+    /// Where images are tested.
+    pub certification: Option<Certification>,
 }
 
 impl Pipeline {
@@ -116,7 +122,17 @@ impl Pipeline {
             platforms: self.machinery.platforms.clone(),
             machines: self.machinery.machines.clone(),
             signals: self.signals.clone(),
+            required: self
+                .certification
+                .as_ref()
+                .filter(|_| config.images.require_certificate)
+                .map(|certification| certification.bench.hashes.clone()),
         };
+        if let Some(certification) = self.certification {
+            let pulse = pulses.watch("certificates", CERTIFICATES_ROUND);
+            loops.spawn(certification.clone().run_looks(pulse));
+            loops.spawn(certification.run_nightly(self.signals.clone()));
+        }
         loops.spawn(inspector.run(pulses.watch("inspection", INSPECTION_ROUND)));
         let keeper = Keeper {
             store: self.ledger.store.clone(),

@@ -297,7 +297,8 @@ impl<'a> Reach<'a> {
         self.scaled(self.platform.boot_deadline_secs)
     }
 
-    fn scaled(&self, secs: u64) -> Duration {
+    /// A deadline of a platform's file, longer where guests run without KVM.
+    pub(crate) fn scaled(&self, secs: u64) -> Duration {
         let scale = match self.machines.accelerator() {
             Accelerator::Kvm => 1,
             Accelerator::Tcg => self.tcg_scale,

@@ -17,6 +17,10 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use vivarium_protocol::Hello;
+
+/// What the version of the agent in `sh` ends with.
+const SH_VERSION: &str = "-sh";
 
 include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
@@ -81,6 +85,11 @@ impl Program {
                 packed: OnceLock::new(),
             },
         }
+    }
+
+    /// What its bytes hash to, in hexadecimal digits.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// As it travels.
@@ -182,6 +191,14 @@ impl Agents {
     /// The one in `sh`, for a guest in which the native one does not start and may be done without.
     pub(super) fn stand_in(&self, guest: &GuestSpec) -> Option<&Program> {
         (guest.agent.is_none() && guest.os.is_unix()).then_some(&SH)
+    }
+
+    /// The one that has greeted from this guest: where the native one does not start it is the one in `sh`.
+    pub fn greeted(&self, guest: &GuestSpec, hello: &Hello) -> Option<&Program> {
+        match hello.agent_version.ends_with(SH_VERSION) {
+            true => Some(&SH),
+            false => self.choose(guest.os, guest.arch, Some(AgentKind::Native)),
+        }
     }
 
     /// The agent for this guest.

@@ -160,6 +160,7 @@ async fn run(world: Arc<World>, disk: Disk, must_be_swept: bool) -> Outcome {
         pauses: Pauses::of(&config, store.clone(), backlog.clone()),
         backlog,
         github: None,
+        certification: None,
     };
     tokio::spawn(pipeline.run());
     let pulse = signals.pulses.watch("reports", reporter::ROUND);

@@ -31,7 +31,7 @@ pub use accelerator::{Acceleration, Accelerator};
 pub use confinement::QemuUser;
 pub use error::{Gone, VmError};
 pub use hypervisor::HostCapacity;
-pub use image::check_platform;
+pub use image::{ImageFacts, check_platform, image_facts};
 pub use sweep::Swept;
 
 use crate::model::{AttemptId, Milestone, Platform, Witness};

@@ -114,6 +114,14 @@ pub(super) async fn platforms(State(app): State<App>) -> Json<Value> {
                 "known_issue": platform.known_issue,
                 "expires": platform.expires,
             });
+            let certificate = app.certificates.get(&listed.name).map(|registered| {
+                json!({
+                    "standing": registered.standing,
+                    "said": registered.standing.to_string(),
+                    "trouble": registered.trouble,
+                })
+            });
+            shown.insert("certificate".to_owned(), json!(certificate));
             shown.extend(about.as_object().cloned().unwrap_or_default());
         }
         list.push(shown);

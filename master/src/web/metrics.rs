@@ -87,6 +87,40 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
             .map(|(name, service)| (name, i64::from(service.failures)))
             .collect(),
     );
+    let certificates = app.certificates.all();
+    add(
+        "image_certified",
+        "Whether the image has a certificate of its own without a failed check",
+        "platform",
+        certificates
+            .iter()
+            .map(|(name, of)| (name.clone(), i64::from(of.standing.is_certified())))
+            .collect(),
+    );
+    add(
+        "image_tested_seconds",
+        "Time since the test that the image's certificate tells of",
+        "platform",
+        certificates
+            .iter()
+            .filter_map(|(name, of)| {
+                let age = Timestamp::now().duration_since(of.standing.tested_at()?);
+                Some((name.clone(), age.as_secs()))
+            })
+            .collect(),
+    );
+    add(
+        "image_test_failed",
+        "Whether the image fails its test, or could not be tested last night",
+        "platform",
+        certificates
+            .into_iter()
+            .map(|(name, of)| {
+                let is_failed = of.standing.is_failed() || of.trouble.is_some();
+                (name, i64::from(is_failed))
+            })
+            .collect(),
+    );
     let pauses = app.pauses.now();
     add(
         "placing_paused",

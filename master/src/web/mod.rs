@@ -31,6 +31,7 @@ pub use listen::{Server, Tls};
 pub use logs::LOG_LENGTH;
 pub use views::{ArtifactView, AttemptView, BootView, BuildView, JobView, StatusView, StepView};
 
+use crate::certify::Register;
 use crate::config::Platforms;
 use crate::event::webhook::{self, Webhooks};
 use crate::pipeline::intake::Intake;
@@ -58,6 +59,7 @@ pub struct App {
     pub logs: Logs,
     pub artifacts: Artifacts,
     pub platforms: Platforms,
+    pub certificates: Register,
     pub access: Access,
     pub bounds: Bounds,
     pub pauses: Pauses,

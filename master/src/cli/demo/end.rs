@@ -19,7 +19,7 @@ const INTERRUPTED: i32 = 130;
 
 /// Listens for Ctrl-C, SIGTERM and the closing of the terminal from now on. The first cancels the token; the second
 /// ends the program at once.
-pub(super) fn asked_to_stop() -> anyhow::Result<CancellationToken> {
+pub(in crate::cli) fn asked_to_stop() -> anyhow::Result<CancellationToken> {
     let kinds = [
         SignalKind::interrupt(),
         SignalKind::terminate(),

@@ -13,6 +13,8 @@ mod folder;
 mod sample;
 mod watch;
 
+pub(super) use end::asked_to_stop;
+
 use super::serve::{Guests, Master};
 use super::terminal::{print, told};
 use crate::vm::Accelerator;
@@ -62,7 +64,7 @@ enum Outcome {
 }
 
 pub(super) async fn demo(options: Options) -> anyhow::Result<ExitCode> {
-    let stop = end::asked_to_stop()?;
+    let stop = asked_to_stop()?;
     let images = std::path::absolute(&options.images)?;
     for name in PLATFORMS {
         let file = images.join(name).join("platform.toml");

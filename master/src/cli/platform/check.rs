@@ -8,6 +8,7 @@ use crate::vm::{VmError, check_platform};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 pub(super) async fn check(wanted: &Path, config: &Path) -> anyhow::Result<ExitCode> {
     let (folder, data) = find(wanted, config)?;
@@ -28,7 +29,10 @@ pub(super) async fn check(wanted: &Path, config: &Path) -> anyhow::Result<ExitCo
 }
 
 /// The platform's folder, and the master's where it is known: a folder is looked into without a configuration, too.
-fn find(wanted: &Path, config: &Path) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+pub(in crate::cli) fn find(
+    wanted: &Path,
+    config: &Path,
+) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
     let config = Config::load(config);
     let data = config.as_ref().ok().map(|config| config.data_dir.clone());
     let is_name = wanted.components().count() == 1 && !wanted.join("platform.toml").is_file();
@@ -47,8 +51,8 @@ fn find(wanted: &Path, config: &Path) -> anyhow::Result<(PathBuf, Option<PathBuf
     Ok((folder, data))
 }
 
-/// What there is to tell of a good platform, or what is wrong.
-pub(super) async fn look(folder: &Path, data: Option<&Path>) -> Result<Vec<String>, String> {
+/// The platform in this folder as its file and its neighbours say, or why it takes no work.
+pub(in crate::cli) fn load(folder: &Path, data: Option<&Path>) -> Result<Arc<Platform>, String> {
     let file = folder.join("platform.toml");
     let text = std::fs::read_to_string(&file)
         .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
@@ -62,13 +66,16 @@ pub(super) async fn look(folder: &Path, data: Option<&Path>) -> Result<Vec<Strin
         .find(|listed| listed.name.as_str() == name);
     let listed =
         listed.ok_or("its folder's name begins with a dot, so the master passes over it")?;
-    let platform = match (listed.standing, listed.platform) {
-        (Standing::Ready, Some(platform)) => platform,
-        (Standing::Refused(why) | Standing::OutOfService(why) | Standing::Held(why), _) => {
-            return Err(why);
-        }
-        (Standing::Ready, None) => return Err("its file cannot be read".to_owned()),
-    };
+    match (listed.standing, listed.platform) {
+        (Standing::Ready, Some(platform)) => Ok(platform),
+        (Standing::Refused(why) | Standing::OutOfService(why) | Standing::Held(why), _) => Err(why),
+        (Standing::Ready, None) => Err("its file cannot be read".to_owned()),
+    }
+}
+
+/// What there is to tell of a good platform, or what is wrong.
+pub(super) async fn look(folder: &Path, data: Option<&Path>) -> Result<Vec<String>, String> {
+    let platform = load(folder, data)?;
     let mut found = vec![format!("platform.toml is right: {}", about(&platform))];
     if let PlatformKind::Vm {
         disk: Some(disk), ..

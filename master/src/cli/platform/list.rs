@@ -34,6 +34,14 @@ struct Shown {
     owner: Option<String>,
     known_issue: Option<String>,
     expires: Option<Date>,
+    certificate: Option<Certificate>,
+}
+
+/// What its image's last test came to.
+#[derive(Debug, Deserialize)]
+struct Certificate {
+    said: String,
+    trouble: Option<String>,
 }
 
 pub(super) async fn list(remote: &Remote) -> anyhow::Result<ExitCode> {
@@ -79,11 +87,16 @@ fn line(state: &str, shown: &Shown, width: usize) -> String {
     text.truncate(text.trim_end().len());
     text.push('\n');
     let expires = shown.expires.map(|day| day.to_string());
+    let certificate = shown.certificate.as_ref();
+    let tested = certificate.map(|certificate| certificate.said.clone());
+    let trouble = certificate.and_then(|certificate| certificate.trouble.clone());
     for (what, said) in [
         ("why", &shown.why),
         ("known issue", &shown.known_issue),
         ("expires", &expires),
         ("owner", &shown.owner),
+        ("test", &tested),
+        ("last night", &trouble),
     ] {
         if let Some(said) = said {
             let said = said.replace('\n', "\n         ");

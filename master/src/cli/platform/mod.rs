@@ -4,6 +4,8 @@ mod add;
 mod check;
 mod list;
 
+pub(super) use check::{find, load};
+
 use super::Remote;
 use super::terminal::{print, print_json};
 use crate::config::{platform_manual, platform_schema};

@@ -32,6 +32,13 @@ enum Inspection {
     LeftOut,
 }
 
+/// Whether only images with a certificate take work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certificates {
+    Required,
+    LeftOut,
+}
+
 /// The platforms, read again when their files change; clones share them.
 #[derive(Debug, Clone)]
 pub struct Platforms {
@@ -39,6 +46,7 @@ pub struct Platforms {
     /// The master's own folder, where fetched images are.
     data: Option<PathBuf>,
     inspection: Inspection,
+    certificates: Certificates,
     known: Arc<RwLock<Known>>,
     /// Platforms that are out of service because their guests do not come up, with the sentence.
     out: Arc<RwLock<BTreeMap<String, String>>>,
@@ -133,17 +141,33 @@ impl Platforms {
         Platforms::read(dir, data.map(Path::to_owned), Inspection::LeftOut)
     }
 
-    /// The platforms of a configuration. One with a disk is held until [`Platforms::tell`] tells of its image.
+    /// The platforms of a configuration. One with a disk, or with any image where these need
+    /// certificates, is held until [`Platforms::tell`] tells of it.
     pub fn to_inspect(config: &Config) -> Platforms {
         let data = Some(config.data_dir.clone());
-        Platforms::read(config.platforms_dir.clone(), data, Inspection::Wanted)
+        let certificates = match config.images.require_certificate {
+            true => Certificates::Required,
+            false => Certificates::LeftOut,
+        };
+        let dir = config.platforms_dir.clone();
+        Platforms::read_with(dir, data, Inspection::Wanted, certificates)
     }
 
     fn read(dir: PathBuf, data: Option<PathBuf>, inspection: Inspection) -> Platforms {
+        Platforms::read_with(dir, data, inspection, Certificates::LeftOut)
+    }
+
+    fn read_with(
+        dir: PathBuf,
+        data: Option<PathBuf>,
+        inspection: Inspection,
+        certificates: Certificates,
+    ) -> Platforms {
         let platforms = Platforms {
             dir,
             data,
             inspection,
+            certificates,
             known: Arc::default(),
             out: Arc::default(),
         };
@@ -165,7 +189,7 @@ impl Platforms {
         let before = self.known(|known| (known.day, known.entries.clone()));
         let mut entries = BTreeMap::new();
         for (name, folder) in look::folders(&self.dir) {
-            let stamp = look::stamp(&folder);
+            let stamp = look::stamp(&folder, self.certificates);
             let known = before.1.get(&name);
             let entry = match known.filter(|known| known.stamp == stamp) {
                 Some(known) if before.0 == Some(today) => Entry {
@@ -215,7 +239,7 @@ impl Platforms {
                 let platform = self.with_its_place(platform);
                 let state = match check(&platform, today) {
                     Err(why) => State::Refused(why),
-                    Ok(()) if self.inspection == Inspection::Wanted && has_disk(&platform) => {
+                    Ok(()) if self.is_to_be_inspected(&platform) => {
                         State::Unchecked(UNCHECKED.to_owned())
                     }
                     Ok(()) => State::Ready,
@@ -232,6 +256,14 @@ impl Platforms {
             state,
             twin: None,
         }
+    }
+
+    fn is_to_be_inspected(&self, platform: &Platform) -> bool {
+        let is_looked_into = match self.certificates {
+            Certificates::Required => matches!(platform.kind, PlatformKind::Vm { .. }),
+            Certificates::LeftOut => has_disk(platform),
+        };
+        self.inspection == Inspection::Wanted && is_looked_into
     }
 
     /// A fetched image is in the master's folder, not in the platform's.

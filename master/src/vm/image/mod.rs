@@ -8,7 +8,7 @@ use super::hypervisor::BackingImage;
 use crate::model::{DiskFormat, DiskSpec, Platform, PlatformKind};
 use qemu_img::ImageInfo;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether all that the platform boots from is there and fit for use.
 pub async fn check_platform(platform: &Platform) -> Result<(), VmError> {
@@ -29,6 +29,34 @@ pub async fn check_platform(platform: &Platform) -> Result<(), VmError> {
         })?;
     }
     Ok(())
+}
+
+/// The files that a platform boots from, and what its guest finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Kernel, initrd, disk, and what the disk stands on, in this order.
+    pub files: Vec<PathBuf>,
+    /// The size of the disk as the guest sees it, which is the most that it can write.
+    pub disk_bytes: Option<u64>,
+}
+
+/// Looks at what the platform boots from; of a machine reached by SSH there is nothing.
+pub async fn image_facts(platform: &Platform) -> Result<ImageFacts, VmError> {
+    check_files(platform)?;
+    let (mut files, mut disk_bytes) = (Vec::new(), None);
+    if let PlatformKind::Vm { kernel, disk, .. } = &platform.kind {
+        if let Some(kernel) = kernel {
+            files.push(kernel.path.clone());
+            files.extend(kernel.initrd.clone());
+        }
+        if let Some(disk) = disk {
+            let chain = read_chain(&platform.name, disk).await?;
+            let own_size = chain.first().map(|image| image.virtual_size);
+            disk_bytes = disk.size_gib.map(|size| size << 30).or(own_size);
+            files.extend(chain.into_iter().map(|image| image.filename));
+        }
+    }
+    Ok(ImageFacts { files, disk_bytes })
 }
 
 /// The part of the check that reads nothing: cheap enough for every start.

@@ -5,6 +5,7 @@ mod bounds;
 mod strangers;
 
 use super::*;
+use crate::certify::Register;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::webhook::Secrets;
@@ -110,6 +111,7 @@ impl Site {
             logs: logs.clone(),
             artifacts,
             platforms: Platforms::load(path("platforms")),
+            certificates: Register::default(),
             access: access.await.unwrap(),
             bounds: Bounds::new(&server),
             pauses,
