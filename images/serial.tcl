@@ -27,6 +27,7 @@ proc type {text} {
 
 # A shell on the console with a prompt that nothing else prints at the start of a line.
 proc take_shell {} {
+    sleep 2
     type "exec env ENV= PS1='vivarium> ' /bin/sh"
     await {[\r\n]vivarium> $} "a shell"
 }

@@ -141,22 +141,31 @@ make_tar_disk() {
 }
 
 # The machine in which a system is installed: as the master's, but with a way out and a display that nobody sees.
-# shellcheck disable=SC2054  # QEMU separates its properties by commas
-machine=(-no-user-config -nodefaults -display none -monitor none -m 2048 -smp 2 -cpu max
-    -netdev user,id=n0,ipv6=off -device virtio-net-pci,netdev=n0,romfile=
-    -object rng-random,id=r0,filename=/dev/urandom -device virtio-rng-pci,rng=r0)
+# A recipe may set MACHINE (pc, q35) and MEMORY (MiB) before.
+# $1: more for its user network
+plain_machine() {
+    # shellcheck disable=SC2054  # QEMU separates its properties by commas
+    machine=(-machine "${MACHINE:-pc},accel=$accelerators" -cpu max -smp 2 -m "${MEMORY:-2048}"
+        -no-user-config -nodefaults -display none
+        -netdev "user,id=n0,ipv6=off${1:-}" -device virtio-net-pci,netdev=n0,romfile=
+        -object rng-random,id=r0,filename=/dev/urandom -device virtio-rng-pci,rng=r0)
+}
 if [[ -w /dev/kvm ]]; then
     accelerators=kvm:tcg
 else
     accelerators=tcg
 fi
+plain_machine
 
-# One disk: its number, its file, its format, its bus (virtio-blk, virtio-scsi).
+# One disk: its number, its file, its format, its bus (virtio-blk, virtio-scsi, cd), and its turn at the boot, if it has one.
 disk() {
-    machine+=(-drive "if=none,id=d$1,file=$2,format=$3,cache=unsafe,discard=unmap")
+    local turn=${5:+,bootindex=$5} access=cache=unsafe,discard=unmap
+    [[ $4 != cd ]] || access=readonly=on
+    machine+=(-drive "if=none,id=d$1,file=$2,format=$3,$access")
     case $4 in
-        virtio-blk) machine+=(-device "virtio-blk-pci,drive=d$1") ;;
-        virtio-scsi) machine+=(-device "virtio-scsi-pci,id=s$1" -device "scsi-hd,bus=s$1.0,drive=d$1") ;;
+        virtio-blk) machine+=(-device "virtio-blk-pci,drive=d$1$turn") ;;
+        virtio-scsi) machine+=(-device "virtio-scsi-pci,id=s$1" -device "scsi-hd,bus=s$1.0,drive=d$1$turn") ;;
+        cd) machine+=(-device "ide-cd,drive=d$1$turn") ;;
     esac
 }
 
@@ -171,8 +180,8 @@ run_machine() {
     local minutes=$1 console=$2 outcome=0
     shift 2
     # The console's end tells a person what a failed build was doing.
-    timeout --foreground --kill-after=10 "${minutes}m" qemu-system-x86_64 -machine "pc,accel=$accelerators" \
-        "${machine[@]}" -serial "file:$console" "$@" </dev/null || outcome=$?
+    timeout --foreground --kill-after=10 "${minutes}m" qemu-system-x86_64 "${machine[@]}" -monitor none \
+        -serial "file:$console" "$@" </dev/null || outcome=$?
     if ((outcome != 0)); then
         show_end "$console"
         give_up "the machine was not done within $minutes minutes, or QEMU gave up ($outcome); the end of its console is above."
@@ -200,37 +209,44 @@ seal_disk() {
     told "built $(date -u +%FT%TZ)"
 }
 
-# Boots the finished image once more as the master will: closed network, no display, a fresh overlay; waits for the
-# marker $1 on the console and logs in by the keys. $2: minutes; $3: the bus; more: further arguments for QEMU.
-boots_again() {
-    local marker=$1 minutes=$2 bus=$3 port qemu tries=0 console=$WORK/again.log user
-    shift 3
+# Boots the disk $1 (its format $2, its bus $3) as the master will, closed network and no display, and waits for $4 on the
+# console, $5 minutes at most; more arguments are QEMU's. Then `in_guest` runs commands there as the platform's user.
+boot_to_ready() {
+    local disk=$1 format=$2 bus=$3 marker=$4 minutes=$5 tries=0 console=$WORK/ready.log
+    shift 5
     port=$((20000 + RANDOM % 20000))
-    user=$(sed -n 's/^user = "\(.*\)"/\1/p' "$OUT/platform.toml")
-    qemu-img create -q -f qcow2 -b "$OUT/disk.qcow2" -F qcow2 "$WORK/again.qcow2"
-    # shellcheck disable=SC2054
-    machine=(-no-user-config -nodefaults -display none -monitor none -m 2048 -smp 2 -cpu max -no-reboot
-        -netdev "user,id=n0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:$port-:22"
-        -device virtio-net-pci,netdev=n0,romfile=
-        -object rng-random,id=r0,filename=/dev/urandom -device virtio-rng-pci,rng=r0)
-    disk 0 "$WORK/again.qcow2" qcow2 "$bus"
+    plain_machine ",restrict=on,hostfwd=tcp:127.0.0.1:$port-:22"
+    disk 0 "$disk" "$format" "$bus"
     : >"$console"
-    qemu-system-x86_64 -machine "${MACHINE:-pc},accel=$accelerators" "${machine[@]}" -serial "file:$console" "$@" </dev/null &
+    qemu-system-x86_64 "${machine[@]}" -monitor none -no-reboot -serial "file:$console" "$@" </dev/null &
     qemu=$!
     until grep -aqF "$marker" "$console"; do
         if ((tries++ >= minutes * 60)) || ! kill -0 "$qemu" 2>/dev/null; then
             kill "$qemu" 2>/dev/null || true
             show_end "$console"
-            give_up "the finished image did not say \"$marker\" within $minutes minutes; the end of its console is above."
+            give_up "the machine did not say \"$marker\" within $minutes minutes; the end of its console is above."
         fi
         sleep 1
     done
     echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$OUT/ssh_host_key.pub")" >"$WORK/known_hosts"
-    if ! ssh -F none -p "$port" -i "$OUT/ssh_key" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=120 \
-        -o UserKnownHostsFile="$WORK/known_hosts" -o StrictHostKeyChecking=yes "$user@127.0.0.1" "exit 0" </dev/null; then
-        kill "$qemu" 2>/dev/null || true
-        give_up "the finished image said that it was ready, but $user could not log in with the key, as told above."
-    fi
+}
+
+in_guest() {
+    local user
+    user=$(sed -n 's/^user = "\(.*\)"/\1/p' "$OUT/platform.toml")
+    ssh -F none -p "$port" -i "$OUT/ssh_key" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=300 \
+        -o UserKnownHostsFile="$WORK/known_hosts" -o StrictHostKeyChecking=yes "$user@127.0.0.1" "$@" </dev/null
+}
+
+# Every build ends with one boot of the finished image, on an overlay as the master's: whether it says that it is ready,
+# and lets its user in by the keys. $1: its bus; $2: what it says; $3: minutes; more: QEMU's.
+boots_again() {
+    local bus=$1 marker=$2 minutes=$3 outcome=0
+    shift 3
+    qemu-img create -q -f qcow2 -b "$OUT/disk.qcow2" -F qcow2 "$WORK/again.qcow2"
+    boot_to_ready "$WORK/again.qcow2" qcow2 "$bus" "$marker" "$minutes" "$@"
+    in_guest "exit 0" || outcome=$?
     kill "$qemu" 2>/dev/null || true
     wait "$qemu" 2>/dev/null || true
+    ((outcome == 0)) || give_up "the finished image said that it was ready, but its user could not log in with the key, as told above."
 }
