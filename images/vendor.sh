@@ -1,13 +1,14 @@
 # What recipes share whose system comes as a file from its vendor. Sourced after lib.sh, by a link in the recipe's folder.
 #
 #   newest      the latest release in a vendor's list        fetch    a file, resumed, its hash compared
-#   seal_files  what a guest is told of user and keys        machine  the QEMU that the system is installed in
+#   seal_script what a guest does to itself, once            machine  the QEMU that the system is installed in
 #   place_disk  the finished image                           boots_again  the look at it that every build ends with
 #
 # DOWNLOADS, from images/build, is a folder that outlives a failed build: what is fetched is not fetched twice.
 # shellcheck shell=bash disable=SC2153,SC2154  # NAME and the others come from images/build and lib.sh
+shopt -s inherit_errexit # a sentence said in $(…) is the last one
 
-# A recipe that needs more than Debian's packages says so in one sentence.
+# The programs that a recipe calls.
 needs() {
     local tool missing=()
     for tool; do
@@ -71,7 +72,7 @@ trap 'forget_downloads $?' EXIT
 
 # Fetches $1 or takes the file of that name, and prints where it is. $2: what it must hash to; the length tells which hash.
 fetch() {
-    local url=$1 wanted=$2 file tool found
+    local url=$1 wanted=$2 file tool found outcome=0
     case ${#wanted} in
         32) tool=md5sum ;;
         64) tool=sha256sum ;;
@@ -84,11 +85,17 @@ fetch() {
     else
         mkdir -p "$DOWNLOADS"
         file=$DOWNLOADS/${url##*/}
-        if ! "$tool" --check --status <<<"$wanted  $file" 2>/dev/null; then
-            # A server that cannot resume, or has another file by now, gets one fresh start.
-            get --continue-at - --output "$file" "$url" || { rm -f "$file" && get --output "$file" "$url"; } ||
-                fail "not built: $url was not fetched; a network that reaches it is needed."
+        # Left by a build that failed: whole, or the beginning of what is wanted, or something else by now.
+        if [[ -f $file ]] && ! "$tool" --check --status <<<"$wanted  $file"; then
+            get --continue-at - --output "$file" "$url" || outcome=$?
+            case $outcome in
+                # Also a server that does not go on in the middle (33), or has nothing there (22).
+                0 | 22 | 33) "$tool" --check --status <<<"$wanted  $file" || rm -f "$file" ;;
+                *) fail "not built: $url was not fetched to its end; a network that reaches it is needed." ;;
+            esac
         fi
+        [[ -f $file ]] || get --output "$file" "$url" ||
+            fail "not built: $url was not fetched; a network that reaches it is needed."
     fi
     found=$("$tool" "$file" | cut -d' ' -f1)
     if [[ $found != "$wanted" ]]; then
@@ -150,7 +157,8 @@ plain_machine() {
         -netdev "user,id=n0,ipv6=off${1:-}" -device virtio-net-pci,netdev=n0,romfile=
         -object rng-random,id=r0,filename=/dev/urandom -device virtio-rng-pci,rng=r0)
 }
-if [[ -w /dev/kvm ]]; then
+# The device alone proves nothing: where the processor lacks the extension, a guest hangs with it.
+if [[ -w /dev/kvm ]] && grep -qEm1 '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then
     accelerators=kvm:tcg
 else
     accelerators=tcg
