@@ -133,7 +133,7 @@ make_seed() {
     mkdir -p "$WORK/seed"
     cp "$2" "$WORK/seed/user-data"
     printf 'instance-id: %s\nlocal-hostname: build\n' "$NAME" >"$WORK/seed/meta-data"
-    make_iso "$1" CIDATA "$WORK/seed"
+    make_iso "$1" cidata "$WORK/seed"
 }
 
 # The ISO image $1, labelled $2, with what is in the folder $3.
@@ -173,7 +173,9 @@ disk() {
     case $4 in
         virtio-blk) machine+=(-device "virtio-blk-pci,drive=d$1$turn") ;;
         virtio-scsi) machine+=(-device "virtio-scsi-pci,id=s$1" -device "scsi-hd,bus=s$1.0,drive=d$1$turn") ;;
-        cd) machine+=(-device "ide-cd,drive=d$1$turn") ;;
+        # SATA, as q35 has it, is one bus for each.
+        cd) [[ ${MACHINE:-pc} != q35 ]] || turn+=,bus=ide.$1
+            machine+=(-device "ide-cd,drive=d$1$turn") ;;
     esac
 }
 
