@@ -84,7 +84,8 @@ fetch() {
         file=$url
     else
         mkdir -p "$DOWNLOADS"
-        file=$DOWNLOADS/${url##*/}
+        file=${url##*/}
+        file=$DOWNLOADS/${file//[^A-Za-z0-9._-]/_}
         # Left by a build that failed: whole, or the beginning of what is wanted, or something else by now.
         if [[ -f $file ]] && ! "$tool" --check --status <<<"$wanted  $file"; then
             get --continue-at - --output "$file" "$url" || outcome=$?
@@ -228,7 +229,7 @@ boot_to_ready() {
     plain_machine ",restrict=on,hostfwd=tcp:127.0.0.1:$port-:22"
     disk 0 "$disk" "$format" "$bus"
     : >"$console"
-    qemu-system-x86_64 "${machine[@]}" -monitor none -no-reboot -serial "file:$console" "$@" </dev/null &
+    qemu-system-x86_64 "${machine[@]}" -monitor none -serial "file:$console" "$@" </dev/null &
     qemu=$!
     until grep -aqF "$marker" "$console"; do
         if ((tries++ >= minutes * 60)) || ! kill -0 "$qemu" 2>/dev/null; then
@@ -254,7 +255,7 @@ boots_again() {
     local bus=$1 marker=$2 minutes=$3 outcome=0
     shift 3
     qemu-img create -q -f qcow2 -b "$OUT/disk.qcow2" -F qcow2 "$WORK/again.qcow2"
-    boot_to_ready "$WORK/again.qcow2" qcow2 "$bus" "$marker" "$minutes" "$@"
+    boot_to_ready "$WORK/again.qcow2" qcow2 "$bus" "$marker" "$minutes" -no-reboot "$@"
     in_guest "exit 0" || outcome=$?
     kill "$qemu" 2>/dev/null || true
     wait "$qemu" 2>/dev/null || true

@@ -58,14 +58,15 @@ try {
     Say 'installing OpenSSH'
     $tries = 0
     while (-not (Get-Service -Name 'sshd' -ErrorAction SilentlyContinue)) {
+        $tries++
         try {
             Add-WindowsCapability -Online -Name 'OpenSSH.Server~~~~0.0.1.0' | Out-Null
         } catch {
-            $tries++
             if ($tries -ge 10) { throw }
-            # The network of a new machine takes minutes to come up.
-            Start-Sleep -Seconds 30
         }
+        if ($tries -ge 20) { throw 'OpenSSH was installed, and has no service' }
+        # The network of a new machine takes minutes to come up, a new service a moment.
+        Start-Sleep -Seconds 30
     }
     $ssh = 'C:\ProgramData\ssh'
     New-Item -ItemType Directory -Path $ssh -Force | Out-Null
