@@ -1,0 +1,1 @@
+../windows-server-2022/ready.ps1
