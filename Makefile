@@ -50,9 +50,8 @@ chaos: prepare-test images
 	VIVARIUM_IMAGES="$(IMAGES)" SEED="$(SEED)" MINUTES="$(MINUTES)" cargo test --workspace --test chaos --locked
 
 # Random schedules of the master on a simulated clock, from SEED on; a single one (SCHEDULES=1) is told in full.
-SIMULATION := --locked -p vivarium --features simulation --lib simulation::
 simulate:
-	SCHEDULES="$(or $(SCHEDULES),10000)" SEED="$(SEED)" cargo test --profile simulation $(SIMULATION)no_schedule -- --nocapture
+	SCHEDULES="$(or $(SCHEDULES),10000)" SEED="$(SEED)" cargo test --workspace --locked --lib simulation:: -- --ignored --nocapture --test-threads=1
 
 # Bytes that nobody would send, a minute for each reader of strangers' bytes; SECONDS=600 for longer.
 fuzz:

@@ -24,7 +24,7 @@ pub mod queue;
 pub mod report;
 pub mod result;
 pub mod session;
-#[cfg(all(test, feature = "simulation"))]
+#[cfg(test)]
 mod simulation;
 pub mod source;
 pub mod store;

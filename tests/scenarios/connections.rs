@@ -177,27 +177,62 @@ async fn a_machine_out_of_reach_when_its_job_is_cancelled_is_left_clean_all_the_
     let (head, job) = begin(&world, "desk").await?;
     let before = proxy.connections();
     proxy.freeze();
+    cancel(&world, &job).await?;
+    // Given up by the heartbeat, and tried again although the job is to end.
+    wait_for_connection(&world, &proxy, before).await?;
+    proxy.thaw();
+    world.settled(&head, &context("desk")).await?;
+    wait_until_left(&world, &server).await?;
+    world.end().await
+}
+
+/// Nobody follows the step when the wish comes: it has to be found and ended all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_connection_was_lost_before_its_job_is_cancelled_does_not_live_on()
+-> Result<()> {
+    let server = SshServer::start().await?;
+    let (world, proxy) = wired(&server, &counting("desk", 5000)).await?;
+    let (head, job) = begin(&world, "desk").await?;
+    let before = proxy.connections();
+    proxy.freeze();
+    wait_for_connection(&world, &proxy, before).await?;
+    cancel(&world, &job).await?;
+    proxy.thaw();
+    let status = world.settled(&head, &context("desk")).await?;
+    ensure!(status.state == StatusState::Error, "{status:?}");
+    wait_until_left(&world, &server).await?;
+    world.end().await
+}
+
+async fn cancel(world: &World, job: &JobView) -> Result<()> {
     let path = format!("/api/jobs/{}/cancel", job.number);
     let (status, answer) = world.master.post(&path, &serde_json::json!({})).await?;
     ensure!(status / 100 == 2, "{status}: {answer}");
-    // Given up by the heartbeat, and tried again although the job is to end.
+    Ok(())
+}
+
+async fn wait_for_connection(world: &World, proxy: &Proxy, before: u32) -> Result<()> {
     let again = async |_: &_| Ok((proxy.connections() > before).then_some(()));
-    world
-        .master
-        .wait_for("a new connection", DEADLINE, again)
-        .await?;
-    proxy.thaw();
-    world.settled(&head, &context("desk")).await?;
+    let wait = world.master.wait_for("a new connection", DEADLINE, again);
+    wait.await
+}
+
+/// Neither files nor processes of a job are on the machine.
+async fn wait_until_left(world: &World, server: &SshServer) -> Result<()> {
     let work = server.path("work");
     let is_left = async |_: &_| {
         let is_empty = std::fs::read_dir(&work)?.next().is_none();
-        Ok(is_empty.then_some(()))
+        // The folder that a process runs in keeps its name when it is removed.
+        let runs = std::fs::read_dir("/proc")?.flatten().any(|process| {
+            let dir = std::fs::read_link(process.path().join("cwd"));
+            dir.is_ok_and(|dir| dir.starts_with(&work))
+        });
+        Ok((is_empty && !runs).then_some(()))
     };
     world
         .master
         .wait_for("a machine without a trace of the job", DEADLINE, is_left)
-        .await?;
-    world.end().await
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -287,8 +287,10 @@ impl<'a> Work<'a> {
         let dir = self.work_dir();
         let give_up = Instant::now() + LEAVE_TIMEOUT;
         let why = loop {
-            let chore = Chore::Leave { dir: &dir };
-            let left = tokio::time::timeout_at(give_up, self.run_aside(chore));
+            let left = tokio::time::timeout_at(give_up, async {
+                self.end_leftover_step().await?;
+                self.run_aside(Chore::Leave { dir: &dir }).await
+            });
             match left.await {
                 Ok(Ok(_)) => return,
                 Ok(Err(Interruption::ConnectionLost(why))) => {

@@ -253,6 +253,7 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 #[test]
+#[ignore = "it takes minutes and all processors: make simulate"]
 fn no_schedule_breaks_a_promise() {
     let first = number_from("SEED").unwrap_or(0);
     let began = Instant::now();
@@ -272,6 +273,7 @@ fn no_schedule_breaks_a_promise() {
 }
 
 #[test]
+#[ignore = "it needs its process for itself: make simulate"]
 fn what_a_seed_found_stays_mended() {
     run_all(KEPT.iter().map(|(seed, _)| *seed)).judge();
 }

@@ -4,6 +4,7 @@ use super::App;
 use super::access::{Visitor, login_link};
 use super::error::{ApiError, PageError};
 use super::views::{BuildView, JobView};
+use crate::certify::Registered;
 use crate::config::{Listed, Platforms, Standing};
 use crate::model::{Right, visible};
 use axum::extract::{self, FromRequestParts, Path};
@@ -132,11 +133,12 @@ pub(super) async fn platforms(
     extract::State(app): extract::State<App>,
     page: Page,
 ) -> Result<Html<String>, PageError> {
-    let platforms: Vec<Value> = app.platforms.list().iter().map(platform_row).collect();
+    let row = |listed: &Listed| platform_row(listed, app.certificates.get(&listed.name));
+    let platforms: Vec<Value> = app.platforms.list().iter().map(row).collect();
     Ok(render("platforms.html", context! { page, platforms })?)
 }
 
-fn platform_row(listed: &Listed) -> Value {
+fn platform_row(listed: &Listed, certificate: Option<Registered>) -> Value {
     let (standing, why) = match &listed.standing {
         Standing::Ready => ("ready", None),
         Standing::Held(why) => ("waits", Some(why)),
@@ -152,8 +154,12 @@ fn platform_row(listed: &Listed) -> Value {
             platform.arch.as_str()
         )
     });
+    let tested = certificate.as_ref().map(|of| of.standing.to_string());
+    let trouble = certificate.and_then(|of| of.trouble);
     context! {
         name => listed.name,
+        tested,
+        trouble,
         standing,
         why,
         system,

@@ -22,6 +22,8 @@ const SYNC_BYTES: u64 = 8 << 20;
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// After a stop, the rest of the output is waited for this much longer than the grace.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What a step has to clean up in that nobody follows any more.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 
 /// A step's output on its way into the log.
 struct Output {
@@ -174,6 +176,37 @@ impl Work<'_> {
                         None => lost,
                     })?;
                 }
+            }
+        }
+    }
+
+    /// Ends a step that still runs although the job is over: its connection was lost when that was wished for.
+    pub(super) async fn end_leftover_step(&mut self) -> Result<(), Interruption> {
+        let (store, attempt) = (&self.driver.ledger.store, &self.driver.attempt);
+        let records = patiently("read the steps", || store.steps_of(attempt.id)).await?;
+        let Some(record) = records.iter().find(|record| record.exit.is_none()) else {
+            return Ok(());
+        };
+        let lost = |error: SessionError| Interruption::of(&error, Reason::AgentLost);
+        let execution = Execution(format!("{}-{}", attempt.id, record.number));
+        let has = attempt.log_end.unwrap_or(self.log.len());
+        let from = has.saturating_sub(record.log_offset);
+        let attached = self.agent.attach(&execution, from).await;
+        // It was never begun, or is long over.
+        let Some(mut following) = attached.map_err(lost)? else {
+            return Ok(());
+        };
+        let stopped = self.agent.stop(&execution, LEFTOVER_GRACE).await;
+        stopped.map_err(lost)?;
+        loop {
+            match following.next().await.map_err(lost)? {
+                // The log is closed to it; but it may wait until somebody reads.
+                FollowEvent::Output { bytes, offset } => {
+                    let until = offset + bytes.len() as u64;
+                    let acknowledged = self.agent.acknowledge(&execution, until).await;
+                    acknowledged.map_err(lost)?;
+                }
+                FollowEvent::Exited { .. } => return Ok(()),
             }
         }
     }
