@@ -148,6 +148,10 @@ impl Scheduler {
         job: &Job,
         boots: &BTreeMap<String, Service>,
     ) -> anyhow::Result<()> {
+        // One whose new image is just being looked into is about to be tried.
+        if !self.machinery.platforms.is_out_of_service(&job.platform) {
+            return Ok(());
+        }
         let secs = self.machinery.config.limits.platform_patience_secs;
         let now = self.ledger.clock.now();
         if let Some(service) = boots
