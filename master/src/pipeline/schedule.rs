@@ -2,11 +2,12 @@
 //!
 //! Attempts that have no driver, because the master was started anew, get one too: that is the whole of recovery.
 
-use super::canary::Canaries;
+use super::canary::{Canaries, Ended};
 use super::drive::{Driver, Machinery};
 use super::ledger::Ledger;
+use super::patience::insist;
 use super::pause::Pauses;
-use crate::model::service::Service;
+use crate::model::service::{Outcome, Service};
 use crate::model::{Attempt, AttemptId, Ending, Job, JobState, Reason};
 use crate::placement::{Capacity, Placement, Size, has_room, place};
 use crate::pulse::Pulse;
@@ -89,7 +90,7 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 Some(ended) = self.drivers.join_next() => self.forget(ended),
-                () = self.canaries.next_end() => {}
+                ended = self.canaries.next_end() => self.note_canary(ended).await,
                 () = wake.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
@@ -107,6 +108,17 @@ impl Scheduler {
                 self.running.retain(|_, cancel| cancel.receiver_count() > 0);
             }
         }
+    }
+
+    /// Only now that its slot is free, its platform may take jobs again.
+    async fn note_canary(&self, ended: Option<Ended>) {
+        let Some(ended) = ended else { return };
+        let outcome = match &ended.came_up {
+            Ok(()) => Outcome::Up,
+            Err(ending) => Outcome::Failed(&ending.message),
+        };
+        let (ledger, name) = (&self.ledger, &ended.platform);
+        insist(|| ledger.record_canary(name, &ended.files, outcome)).await;
     }
 
     async fn look(&mut self) -> anyhow::Result<()> {
@@ -148,6 +160,10 @@ impl Scheduler {
         job: &Job,
         boots: &BTreeMap<String, Service>,
     ) -> anyhow::Result<()> {
+        // One whose new image is just being looked into is about to be tried.
+        if !self.machinery.platforms.is_out_of_service(&job.platform) {
+            return Ok(());
+        }
         let secs = self.machinery.config.limits.platform_patience_secs;
         let now = self.ledger.clock.now();
         if let Some(service) = boots
@@ -192,7 +208,8 @@ impl Scheduler {
         for due in self.canaries.due(boots, &self.machinery.platforms, now) {
             if has_room(&due.platform.name, self.capacity, &sizes, &by_platform) {
                 *by_platform.entry(due.platform.name.clone()).or_default() += 1;
-                self.canaries.start(due, &self.machinery, &self.ledger);
+                self.canaries
+                    .start(due, &self.machinery, &self.ledger.clock);
             }
         }
         let queued = self.ledger.store.jobs_in(JobState::Queued).await?;

@@ -11,6 +11,7 @@
 //! images, and fetches those that are elsewhere, is `pipeline/inspect`; where nobody does, they are taken as good.
 
 mod look;
+mod out;
 
 use crate::config::{Config, parse_platform};
 use crate::model::{HostKey, Login, Platform, PlatformKind};
@@ -321,29 +322,6 @@ impl Platforms {
     pub fn files_of(&self, name: &str) -> String {
         self.known(|known| known.entries.get(name).map(|entry| entry.stamp.digest()))
             .unwrap_or_default()
-    }
-
-    /// Tells which platforms are out of service, with the sentence; what begins is logged.
-    pub fn put_out_of_service(&self, out: BTreeMap<String, String>) {
-        let mut known = self.out.write().unwrap_or_else(|e| e.into_inner());
-        for (name, why) in out.iter().filter(|(name, _)| !known.contains_key(*name)) {
-            tracing::warn!(platform = name, why, "platform out of service");
-        }
-        *known = out;
-    }
-
-    /// One that could take work takes none while it is out of service.
-    fn in_service(&self, name: &str, standing: Standing) -> Standing {
-        match standing {
-            Standing::Ready => {
-                let out = self.out.read().unwrap_or_else(|e| e.into_inner());
-                match out.get(name) {
-                    Some(why) => Standing::OutOfService(why.clone()),
-                    None => Standing::Ready,
-                }
-            }
-            Standing::Held(_) | Standing::OutOfService(_) | Standing::Refused(_) => standing,
-        }
     }
 
     /// All of them, by name.

@@ -1,9 +1,9 @@
 use super::*;
 
-const PLATFORM: &str =
+pub(super) const PLATFORM: &str =
     "[kernel]\npath = 'vmlinuz'\n[ssh]\nuser = 'build'\nkey = 'key'\nhost_key = 'host.pub'\n";
 
-fn add(dir: &Path, name: &str, text: &str) {
+pub(super) fn add(dir: &Path, name: &str, text: &str) {
     let folder = dir.join(name);
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("platform.toml"), text).unwrap();

@@ -9,7 +9,7 @@ use crate::model::Phase;
 use sqlx::SqlitePool;
 use std::collections::BTreeMap;
 
-/// Remembers, for each attempt, the jobs that waited when it got its slot.
+/// Remembers, for each attempt, the jobs that waited when it got its slot; not those whose platform is out of service.
 pub(in crate::simulation) const WITNESS: &str = "
     CREATE TABLE waited (
         attempt BIGINT NOT NULL, job BIGINT NOT NULL, repository TEXT NOT NULL, platform TEXT NOT NULL,
@@ -17,7 +17,8 @@ pub(in crate::simulation) const WITNESS: &str = "
     );
     CREATE TRIGGER witness AFTER INSERT ON attempts BEGIN
         INSERT INTO waited SELECT NEW.id, id, repository, platform, priority, MAX(queued_at, not_before)
-        FROM jobs WHERE state = 'queued' AND id <> NEW.job AND cancel_reason IS NULL;
+        FROM jobs WHERE state = 'queued' AND id <> NEW.job AND cancel_reason IS NULL
+        AND platform NOT IN (SELECT platform FROM platform_boots WHERE out_since IS NOT NULL);
     END;";
 
 /// Milliseconds between a look at the rows and what is done about it.
