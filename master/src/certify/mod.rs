@@ -79,6 +79,12 @@ impl Bench {
         tell: impl FnMut(Told<'_>) + Send,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Certificate>> {
+        if let PlatformKind::Ssh { .. } = platform.kind {
+            bail!(
+                "{} is a machine reached by SSH: it has no image that could be tested",
+                platform.name
+            );
+        }
         if let Err(error) = self.site.clear_dead().await {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -123,12 +129,6 @@ impl Bench {
         drift: Duration,
         mut tell: impl FnMut(Told<'_>) + Send,
     ) -> anyhow::Result<(Vec<CheckResult>, Option<TestedAgent>)> {
-        let PlatformKind::Vm { .. } = &platform.kind else {
-            bail!(
-                "{} is a machine reached by SSH: it has no image that could be tested",
-                platform.name
-            );
-        };
         let mut results = Vec::new();
         let mut told = |check: Check, verdict: Verdict, tell: &mut (dyn FnMut(Told<'_>) + Send)| {
             let result = CheckResult { check, verdict };
