@@ -58,18 +58,25 @@ pub(crate) struct Remote {
     json: bool,
 }
 
+/// Which master's files are worked on, on this machine.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Local {
+    /// The master's configuration file.
+    #[arg(
+        long,
+        short,
+        env = "VIVARIUM_CONFIG",
+        default_value = "/etc/vivarium/vivarium.toml"
+    )]
+    config: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the master.
     Serve {
-        /// The configuration file.
-        #[arg(
-            long,
-            short,
-            env = "VIVARIUM_CONFIG",
-            default_value = "/etc/vivarium/vivarium.toml"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        local: Local,
     },
     /// Show the main job on this machine: a sample repository, two platforms, a commit, a merge.
     Demo(demo::Options),
@@ -149,27 +156,15 @@ enum Command {
         /// With sealed logs and artefacts, where they are in a folder.
         #[arg(long)]
         objects: bool,
-        /// The master's configuration.
-        #[arg(
-            long,
-            short,
-            env = "VIVARIUM_CONFIG",
-            default_value = "/etc/vivarium/vivarium.toml"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        local: Local,
     },
     /// Put a backup into a data folder that is empty.
     Restore {
         /// What `vivarium backup` made.
         file: PathBuf,
-        /// The configuration of the master that is to go on with it.
-        #[arg(
-            long,
-            short,
-            env = "VIVARIUM_CONFIG",
-            default_value = "/etc/vivarium/vivarium.toml"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        local: Local,
     },
     /// Start no more jobs and let those that run end; queued ones stay queued.
     Drain {
@@ -216,7 +211,7 @@ pub async fn run() -> ExitCode {
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Serve { config } => serve::serve(&config).await.map(done),
+        Command::Serve { local } => serve::serve(&local.config).await.map(done),
         Command::Demo(options) => demo::demo(options).await,
         Command::Doctor { config, json } => doctor::doctor(config.as_deref(), json).await,
         Command::CheckConfig { config } => check_config::check_config(&config),
@@ -243,15 +238,17 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backup {
             file,
             objects,
-            config,
+            local,
         } => {
             let objects = match objects {
                 true => backup::Objects::Included,
                 false => backup::Objects::LeftOut,
             };
-            backup::backup(&config, &file, objects).await.map(done)
+            backup::backup(&local.config, &file, objects)
+                .await
+                .map(done)
         }
-        Command::Restore { file, config } => restore::restore(&config, &file).await.map(done),
+        Command::Restore { file, local } => restore::restore(&local.config, &file).await.map(done),
         Command::Drain { wait, stop, remote } => {
             let then = match stop {
                 true => AfterDrain::Stop,

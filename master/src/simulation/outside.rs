@@ -211,11 +211,14 @@ impl Outside {
         if twofold > 0 {
             self.world.violated("a job is in two states");
         }
-        let is_swept = || {
-            let folders = ["vms", "logs", "artifacts"].map(|name| self.world.folder.join(name));
-            self.world.state().guests.is_empty() && folders.iter().all(|folder| is_empty(folder))
-        };
-        waiting == 0 && (built > 0 || polled.is_none()) && (!must_be_swept || is_swept())
+        let is_gone = |name| is_empty(&self.world.folder.join(name));
+        let is_swept = || self.world.state().guests.is_empty() && is_gone("vms") && is_gone("logs");
+        // What waits for the object store is not there yet.
+        let is_stored = is_gone("artifacts");
+        waiting == 0
+            && (built > 0 || polled.is_none())
+            && is_stored
+            && (!must_be_swept || is_swept())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `vivarium image test`: a table for people, the certificate for scripts and for the master.
 
+use super::super::Local;
 use super::super::demo::asked_to_stop;
 use super::super::platform::{find, load};
 use super::super::serve::open_agents;
@@ -29,25 +30,19 @@ pub(in crate::cli) struct Options {
     /// Print the certificate instead of a table.
     #[arg(long)]
     json: bool,
-    /// The master's configuration, which says where platforms are and which libvirt is used.
-    #[arg(
-        long,
-        short,
-        env = "VIVARIUM_CONFIG",
-        default_value = "/etc/vivarium/vivarium.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    local: Local,
 }
 
 pub(super) async fn test(options: Options) -> anyhow::Result<ExitCode> {
     let stop = asked_to_stop()?;
-    let (folder, data) = find(&options.platform, &options.config)?;
+    let (folder, data) = find(&options.platform, &options.local.config)?;
     let platform = match load(&folder, data.as_deref()) {
         Ok(platform) => platform,
         Err(why) => bail!("{} cannot be tested: {why}", folder.display()),
     };
     check_platform(&platform).await?;
-    let config = config(&options.config)?;
+    let config = config(&options.local.config)?;
     let bench = bench(&config, open_agents(&config));
     let bar = bar();
     let tell = |told: Told<'_>| match told {

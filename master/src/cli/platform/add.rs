@@ -6,6 +6,7 @@
 //!
 //! The folder has its name only once all is there and good; one that was given up goes with the next try.
 
+use super::super::Local;
 use super::super::terminal::print;
 use super::check;
 use crate::config::{Config, is_platform_name};
@@ -39,14 +40,8 @@ pub(in crate::cli) struct Options {
     /// What the image must hash to, as its vendor says. Default: whatever there is, and its hash is written down.
     #[arg(long)]
     sha256: Option<String>,
-    /// The master's configuration, which says where platforms are.
-    #[arg(
-        long,
-        short,
-        env = "VIVARIUM_CONFIG",
-        default_value = "/etc/vivarium/vivarium.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    local: Local,
 }
 
 /// Where the image comes from.
@@ -56,7 +51,7 @@ enum Origin {
 }
 
 pub(super) async fn add(options: Options) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&options.config)?;
+    let config = Config::load(&options.local.config)?;
     let (origin, file_name) = origin(&options.image)?;
     let name = options.name.unwrap_or_else(|| stem(&file_name).to_owned());
     if !is_platform_name(&name) {

@@ -6,8 +6,8 @@ mod list;
 
 pub(super) use check::{find, load};
 
-use super::Remote;
 use super::terminal::{print, print_json};
+use super::{Local, Remote};
 use crate::config::{platform_manual, platform_schema};
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -24,14 +24,8 @@ pub(super) enum PlatformCommand {
     Check {
         /// The platform's name, or a folder with a platform.toml.
         platform: PathBuf,
-        /// The master's configuration, which says where platforms are.
-        #[arg(
-            long,
-            short,
-            env = "VIVARIUM_CONFIG",
-            default_value = "/etc/vivarium/vivarium.toml"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        local: Local,
     },
     /// Make a platform of a cloud image: a folder with the image and a platform.toml of a few lines.
     Add(add::Options),
@@ -46,7 +40,7 @@ pub(super) enum PlatformCommand {
 pub(super) async fn platform(command: PlatformCommand) -> anyhow::Result<ExitCode> {
     match command {
         PlatformCommand::List { remote } => list::list(&remote).await,
-        PlatformCommand::Check { platform, config } => check::check(&platform, &config).await,
+        PlatformCommand::Check { platform, local } => check::check(&platform, &local.config).await,
         PlatformCommand::Add(options) => add::add(options).await,
         PlatformCommand::Schema { json } => {
             match json {

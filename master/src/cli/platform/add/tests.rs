@@ -38,7 +38,9 @@ impl Place {
             name: None,
             os: None,
             sha256: sha256.map(str::to_owned),
-            config: self.folder.path().join("vivarium.toml"),
+            local: Local {
+                config: self.folder.path().join("vivarium.toml"),
+            },
         })
         .await
     }
