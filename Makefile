@@ -14,7 +14,8 @@ demo: prepare release images
 # Everything, real virtual machines included.
 test: prepare-test test-images check
 	cargo build --workspace --locked
-	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS)
+	tests/windows/conformance $(TEST_THREADS)
+	VIVARIUM_IMAGES="$(IMAGES)" cargo test --workspace --locked --lib --bins --tests -- --test-threads=$(TEST_THREADS) --skip wine::
 
 check:
 	cargo fmt --all --check

@@ -379,7 +379,8 @@ impl Connection {
     /// Closes the master's side without reading on, and waits until the agent has left.
     pub fn wait_until_left_unread(mut self) {
         drop(self.input.take());
-        assert!(self.child.wait().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the agent left with {status}");
     }
 
     /// Cuts the connection as a lost network does: the agent's side just ends.
@@ -398,7 +399,8 @@ impl Connection {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        assert!(self.child.wait().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the agent left with {status}");
         rest
     }
 }
