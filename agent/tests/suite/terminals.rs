@@ -9,7 +9,7 @@ const SIZE: Pty = Pty {
     rows: 40,
 };
 
-fn on_terminal(connection: &Connection, script: &str) -> StepCommand {
+pub(super) fn on_terminal(connection: &Connection, script: &str) -> StepCommand {
     StepCommand {
         pty: Some(SIZE),
         ..connection.command(script)

@@ -1,12 +1,13 @@
 //! What only Windows knows: `cmd` and its quoting, line ends, names without case, files in use.
 
 use super::files::{archive, collect, entry, unpack};
+use super::terminals::on_terminal;
 use super::{AGENT, guest};
-use crate::common::{Connection, Guest, id, kill, wait_for};
+use crate::common::{Guest, id, kill, wait_for};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use tar::EntryType;
-use vivarium_protocol::{Exit, Pty, StepCommand, ToAgent, ToMaster};
+use vivarium_protocol::{Exit, ToAgent, ToMaster};
 
 fn text(output: Vec<u8>) -> String {
     String::from_utf8(output).unwrap()
@@ -258,16 +259,6 @@ fn letters(output: &[u8]) -> String {
         rest = code[end..].to_owned();
     }
     letters + &rest
-}
-
-fn on_terminal(connection: &Connection, script: &str) -> StepCommand {
-    StepCommand {
-        pty: Some(Pty {
-            columns: 120,
-            rows: 40,
-        }),
-        ..connection.command(script)
-    }
 }
 
 #[test]

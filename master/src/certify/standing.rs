@@ -83,23 +83,11 @@ impl Standing {
     }
 
     pub fn is_failed(&self) -> bool {
-        match self {
-            Standing::Failed { .. } => true,
-            Standing::Certified { .. }
-            | Standing::Outdated { .. }
-            | Standing::None
-            | Standing::Unreadable { .. } => false,
-        }
+        matches!(self, Standing::Failed { .. })
     }
 
     pub fn is_certified(&self) -> bool {
-        match self {
-            Standing::Certified { .. } => true,
-            Standing::Failed { .. }
-            | Standing::Outdated { .. }
-            | Standing::None
-            | Standing::Unreadable { .. } => false,
-        }
+        matches!(self, Standing::Certified { .. })
     }
 }
 

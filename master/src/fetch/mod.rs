@@ -185,14 +185,22 @@ pub async fn fetch(
             wanted: sha256.to_owned(),
         });
     }
-    // QEMU's user reads it.
-    fs::set_permissions(&part, Permissions::from_mode(0o644))
-        .await
-        .map_err(|error| broken("opened to QEMU", &error))?;
-    fs::rename(&part, wanted.path)
-        .await
-        .map_err(|error| broken("moved to its place", &error))?;
+    put_in_place(&part, wanted.path).await?;
     Ok(found)
+}
+
+/// Gives a file that is whole its name.
+async fn put_in_place(part: &Path, path: &Path) -> Result<(), FetchError> {
+    let broken = |what: &str, error: std::io::Error| {
+        FetchError::Interrupted(format!("{} cannot be {what}: {error}", part.display()))
+    };
+    // QEMU's user reads it.
+    fs::set_permissions(part, Permissions::from_mode(0o644))
+        .await
+        .map_err(|error| broken("opened to QEMU", error))?;
+    fs::rename(part, path)
+        .await
+        .map_err(|error| broken("moved to its place", error))
 }
 
 /// Whether the address is this machine's own: a proxy would look for it on its own machine.
@@ -265,8 +273,13 @@ async fn make_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 fn part_of(path: &Path) -> PathBuf {
+    longer(path, ".part")
+}
+
+/// The path with so much more at its end.
+pub(crate) fn longer(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".part");
+    name.push(ending);
     name.into()
 }
 

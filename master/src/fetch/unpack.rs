@@ -1,11 +1,9 @@
 //! From an image that its vendor compressed to the image.
 
-use super::{BUFFER, FetchError, part_of};
+use super::{BUFFER, FetchError, part_of, put_in_place};
 use crate::model::Packing;
 use async_compression::tokio::bufread::{GzipDecoder, XzDecoder, ZstdDecoder};
 use sha2::{Digest, Sha256};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -58,13 +56,7 @@ pub async fn unpack(
     file.sync_all()
         .await
         .map_err(|error| broken("written", error))?;
-    // QEMU's user reads it.
-    fs::set_permissions(&part, Permissions::from_mode(0o644))
-        .await
-        .map_err(|error| broken("opened to QEMU", error))?;
-    fs::rename(&part, to)
-        .await
-        .map_err(|error| broken("moved to its place", error))?;
+    put_in_place(&part, to).await?;
     fs::remove_file(from).await.map_err(|error| {
         FetchError::Interrupted(format!("{} cannot be removed: {error}", from.display()))
     })?;

@@ -10,7 +10,7 @@
 use super::signals::Signals;
 use crate::certify::{HashCache, standing};
 use crate::config::{Platforms, Standing, Unchecked};
-use crate::fetch::{FetchError, Progress, Wanted, fetch, sha256, unpack};
+use crate::fetch::{FetchError, Progress, Wanted, fetch, longer, sha256, unpack};
 use crate::model::{DiskSpec, Packing, PlatformKind};
 use crate::pulse::Pulse;
 use crate::vm::{Machines, VmError};
@@ -297,7 +297,5 @@ impl Look {
 
 /// Where an image lies until it is unpacked.
 fn packed(disk: &DiskSpec, packing: Packing) -> PathBuf {
-    let mut path = disk.path.clone().into_os_string();
-    path.push(packing.ending());
-    path.into()
+    longer(&disk.path, packing.ending())
 }

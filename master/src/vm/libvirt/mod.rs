@@ -94,6 +94,13 @@ impl Libvirt {
         log::paths(&self.uri, &self.around.domain_name(attempt))
     }
 
+    async fn read_log(&self, attempt: AttemptId, read: fn(&[PathBuf]) -> String) -> String {
+        let paths = self.log_paths(attempt);
+        tokio::task::spawn_blocking(move || read(&paths))
+            .await
+            .unwrap_or_else(|error| error.to_string())
+    }
+
     async fn create_domain(&self, spec: &MachineSpec) -> Result<(), CreateError> {
         let xml = xml::render(spec, &self.around).map_err(CreateError::Other)?;
         let name = self.around.domain_name(spec.attempt);
@@ -271,13 +278,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn how_it_ended(&self, attempt: AttemptId) -> BoxFuture<'_, String> {
-        let paths = self.log_paths(attempt);
-        async move {
-            tokio::task::spawn_blocking(move || log::how_it_ended(&paths))
-                .await
-                .unwrap_or_else(|error| error.to_string())
-        }
-        .boxed()
+        self.read_log(attempt, log::how_it_ended).boxed()
     }
 
     fn screenshot(&self, attempt: AttemptId) -> BoxFuture<'_, Result<Option<Vec<u8>>, VmError>> {
@@ -285,13 +286,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn own_log(&self, attempt: AttemptId) -> BoxFuture<'_, String> {
-        let paths = self.log_paths(attempt);
-        async move {
-            tokio::task::spawn_blocking(move || log::shown(&paths))
-                .await
-                .unwrap_or_else(|error| error.to_string())
-        }
-        .boxed()
+        self.read_log(attempt, log::shown).boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, VmError>> {
